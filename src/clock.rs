@@ -1,0 +1,61 @@
+//! Time, injected, so that the store can be run and replayed without a wall clock.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// A point in time as `stat` shows it: seconds since 1970-01-01 UTC, and nanoseconds 0..1e9.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp {
+    /// Whole seconds; negative before 1970.
+    pub secs: i64,
+    /// Nanoseconds past `secs`, 0..1_000_000_000.
+    pub nanos: u32,
+}
+
+impl Timestamp {
+    /// Microseconds since 1970, 0 for anything earlier. The unit of the commit stamps.
+    pub fn as_micros(self) -> u64 {
+        u64::try_from(self.secs)
+            .map_or(0, |s| s.saturating_mul(1_000_000).saturating_add(u64::from(self.nanos / 1000)))
+    }
+}
+
+/// Where the store and the filesystem get the time from.
+pub trait Clock: Send + Sync {
+    /// The wall clock, for the times that `stat` shows.
+    fn now(&self) -> Timestamp;
+    /// Time since an arbitrary start that never goes backwards, for intervals.
+    fn elapsed(&self) -> Duration;
+}
+
+/// The operating system's clocks.
+pub struct SystemClock {
+    start: Instant,
+}
+
+impl SystemClock {
+    /// A clock whose `elapsed` starts at zero now.
+    pub fn new() -> Self {
+        SystemClock { start: Instant::now() }
+    }
+}
+
+impl Default for SystemClock {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Clock for SystemClock {
+    fn now(&self) -> Timestamp {
+        match SystemTime::now().duration_since(UNIX_EPOCH) {
+            Ok(since) => {
+                Timestamp { secs: since.as_secs().cast_signed(), nanos: since.subsec_nanos() }
+            }
+            Err(_) => Timestamp::default(),
+        }
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.start.elapsed()
+    }
+}
