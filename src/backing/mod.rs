@@ -257,6 +257,8 @@ pub trait Backing: Send + Sync + 'static {
     /// # Errors
     /// `EWOULDBLOCK` if somebody else holds a lock that conflicts.
     fn lock(&self, dir: &Self::Dir, name: &[u8], exclusive: bool) -> io::Result<Self::Lock>;
+    /// Replaces the text of a locked file: a note for people about who holds it.
+    fn write_note(&self, lock: &Self::Lock, note: &[u8]) -> io::Result<()>;
     /// Whether files can be given to other owners and modes do not bind this process (it is root).
     fn is_privileged(&self) -> bool;
 }
