@@ -17,9 +17,15 @@
 //! is not of the expected kind is an error (`ELOOP`, `ENOTDIR`, `EISDIR`, or `EIO` for fifos and devices). A failed
 //! sync is final: the caller abandons the file, no call here retries one.
 
+mod mapping;
+mod os_disk;
+pub mod process;
+
 use std::io;
 
 use crate::clock::Timestamp;
+
+pub use os_disk::OsDisk;
 
 /// What kind of thing a name in a directory is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
