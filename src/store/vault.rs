@@ -111,7 +111,7 @@ pub fn create<B: Backing>(backing: &B, config: &[u8]) -> Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(VaultError::Busy),
         Err(source) => return Err(VaultError::Io { what: "open the control directory", source }),
     };
-    let lock = lock_alone(backing, &control, LOCK_FILE)?;
+    let lock = lock_file(backing, &control, LOCK_FILE)?;
     // The lock may be on a directory that its creator has renamed since: then it is a vault.
     if !exists(backing, &root, CONTROL_DIR_NEW)? {
         return Err(VaultError::Busy);
@@ -214,7 +214,7 @@ pub fn replace_config<B: Backing, E: From<VaultError>>(
     let control = open_control(backing)?;
     // Read once before the temporary appears, so that a directory which is no vault stays as it is.
     read_config_in(backing, &control)?;
-    let lock = lock_alone(backing, &control, CONFIG_FILE_NEW)?;
+    let lock = lock_file(backing, &control, CONFIG_FILE_NEW)?;
     // The lock may be on a temporary that its owner has renamed since.
     if !exists(backing, &control, CONFIG_FILE_NEW)? {
         return Err(VaultError::Busy.into());
@@ -244,17 +244,16 @@ fn write_config<B: Backing>(backing: &B, control: &B::Dir, bytes: &[u8]) -> Resu
     backing.sync_dir(control).attempt("sync the control directory")
 }
 
-/// Whether somebody holds the vault's lock in a way that conflicts with mounting it, read-write (`is_exclusive`) or
-/// read-only. Locks it for that instant.
+/// Tries to lock the vault as who mounts it read-write does, and lets go at once: whether anybody holds it.
 ///
 /// # Errors
 /// [`VaultError::NotAVault`]; `Io`.
-pub fn is_held<B: Backing>(backing: &B, is_exclusive: bool) -> Result<bool> {
+pub fn is_locked<B: Backing>(backing: &B) -> Result<bool> {
     let control = open_control(backing)?;
-    match backing.lock(&control, LOCK_FILE, is_exclusive) {
+    match lock_file(backing, &control, LOCK_FILE) {
         Ok(_) => Ok(false),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(true),
-        Err(source) => Err(VaultError::Io { what: "lock the vault", source }),
+        Err(VaultError::Busy) => Ok(true),
+        Err(error) => Err(error),
     }
 }
 
@@ -281,7 +280,7 @@ fn open_control<B: Backing>(backing: &B) -> Result<B::Dir> {
     }
 }
 
-fn lock_alone<B: Backing>(backing: &B, dir: &B::Dir, name: &[u8]) -> Result<B::Lock> {
+fn lock_file<B: Backing>(backing: &B, dir: &B::Dir, name: &[u8]) -> Result<B::Lock> {
     match backing.lock(dir, name, true) {
         Ok(lock) => Ok(lock),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(VaultError::Busy),
