@@ -173,5 +173,3 @@ fn check_name(name: &[u8]) -> Result<()> {
     Ok(())
 }
 
-#[cfg(test)]
-mod tests;

@@ -12,6 +12,10 @@ use crossbeam_channel::{Receiver, Sender};
 use crate::backing::Backing;
 use crate::fs::FileSystem;
 
+/// From the first change after a turn to the next turn at the earliest: under load every request is
+/// a change, and no deadline of the store is shorter.
+const SETTLE: Duration = Duration::from_millis(250);
+
 /// The pause after a turn that panicked.
 const AFTER_PANIC: Duration = Duration::from_secs(1);
 
@@ -57,7 +61,10 @@ fn run<B: Backing>(fs: &FileSystem<B>, woken: &Receiver<()>, stop: &AtomicBool) 
             log::error!("maintenance panicked; it goes on");
             AFTER_PANIC
         });
-        // A wake-up and the end of the pause are the same news.
-        let _ = woken.recv_timeout(pause);
+        let changed = woken.recv_timeout(pause).is_ok();
+        if changed && !stop.load(Ordering::Acquire) {
+            // Only the end can wake it here: the filesystem tells of no change before the next turn.
+            let _ = woken.recv_timeout(SETTLE.min(pause));
+        }
     }
 }

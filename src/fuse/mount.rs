@@ -46,6 +46,9 @@ pub enum MountError {
         #[source]
         source: io::Error,
     },
+    /// Another mount of this filesystem stands on the mountpoint and is alive.
+    #[error("{} is a mounted vault already", .0.display())]
+    Occupied(PathBuf),
     /// The mountpoint is a FUSE mount whose daemon has died, and it cannot be detached.
     #[error("the mountpoint {} is a dead mount", .0.display())]
     Dead(PathBuf),
@@ -138,13 +141,8 @@ fn open_device() -> io::Result<File> {
 
 fn checked_mountpoint(path: &Path) -> Result<MountPoint, MountError> {
     let inaccessible = |source| Err(MountError::Inaccessible { path: path.to_owned(), source });
-    if let Err(error) = std::fs::metadata(path)
-        && error.raw_os_error() == Some(libc::ENOTCONN)
-    {
-        detach_dead(path)?;
-    }
-    let real = match path.canonicalize() {
-        Ok(real) => real,
+    let point = match resolved(path) {
+        Ok(point) => point,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return Err(MountError::Missing(path.to_owned()));
         }
@@ -153,28 +151,38 @@ fn checked_mountpoint(path: &Path) -> Result<MountPoint, MountError> {
         }
         Err(error) => return inaccessible(error),
     };
-    match std::fs::metadata(&real) {
-        Ok(found) if found.is_dir() => Ok(MountPoint(real)),
+    if top_mount_type(point.path()).as_deref() == Some(FS_TYPE) {
+        // Unlike stat, which the kernel may answer from memory, this asks the daemon.
+        match rustix::fs::statfs(point.path()) {
+            Err(Errno::NOTCONN | Errno::CONNABORTED) => detach_dead(&point)?,
+            Ok(_) | Err(_) => return Err(MountError::Occupied(path.to_owned())),
+        }
+    }
+    match std::fs::metadata(point.path()) {
+        Ok(found) if found.is_dir() => Ok(point),
         Ok(_) => Err(MountError::NotADirectory(path.to_owned())),
+        Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => {
+            Err(MountError::Dead(path.to_owned()))
+        }
         Err(error) => inaccessible(error),
     }
 }
 
-/// Detaches the mount on `path` if it is one of ours whose daemon is gone (G5: no manual step).
-fn detach_dead(path: &Path) -> Result<(), MountError> {
-    let dead = || MountError::Dead(path.to_owned());
-    // The name itself cannot be resolved any more, its parent can.
-    let name = path.file_name().ok_or_else(dead)?;
-    let parent = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    let point = MountPoint(parent.canonicalize().map_err(|_| dead())?.join(name));
-    if top_mount_type(point.path()).as_deref() != Some(FS_TYPE) {
-        return Err(dead());
+/// The path without symbolic links. Of a dead mount the name itself cannot be resolved, its parent can.
+fn resolved(path: &Path) -> io::Result<MountPoint> {
+    match (path.canonicalize(), path.file_name()) {
+        (Err(error), Some(name)) if error.raw_os_error() == Some(libc::ENOTCONN) => {
+            let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+            Ok(MountPoint(parent.unwrap_or(Path::new(".")).canonicalize()?.join(name)))
+        }
+        (real, _) => Ok(MountPoint(real?)),
     }
+}
+
+/// Detaches a mount of ours whose daemon is gone (G5: an unclean end needs no manual step).
+fn detach_dead(point: &MountPoint) -> Result<(), MountError> {
     log::warn!("detaching the dead mount that an earlier daemon left on the mountpoint");
-    point.unmount(true).map_err(|_| dead())
+    point.unmount(true).map_err(|_| MountError::Dead(point.0.clone()))
 }
 
 /// The type of the topmost mount on exactly `path`, from /proc/self/mountinfo (proc_pid_mountinfo(5)).
@@ -323,8 +331,12 @@ fn mount_by_helper(point: &MountPoint, options: &MountOptions) -> Result<OwnedFd
             if said.contains("user_allow_other") {
                 return Err(MountError::AllowOtherRefused);
             }
-            let said = said.trim().trim_start_matches("fusermount3: ").to_owned();
-            Err(MountError::Refused(said))
+            if said.contains(DEVICE) && said.contains("Permission denied") {
+                return Err(MountError::Device(io::ErrorKind::PermissionDenied.into()));
+            }
+            let said = said.trim();
+            let said = said.split_once("fusermount3: ").map_or(said, |(_, words)| words);
+            Err(MountError::Refused(said.to_owned()))
         }
         Err(error) => Err(failed(error)),
     }

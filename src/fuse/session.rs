@@ -28,6 +28,9 @@ use super::tune;
 /// How long requests that are under way get to finish when the mount is cut off.
 const DRAIN: Duration = Duration::from_secs(30);
 
+/// How long the event loops get to notice that the mount was cut off.
+const CUT_OFF: Duration = Duration::from_secs(2);
+
 /// Why a mount could not be served, or did not end cleanly.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -215,6 +218,12 @@ impl Watch<'_> {
         log::warn!("the mount is still in use and is cut off");
         if let Some(dev) = self.dev {
             tune::abort_connection(dev);
+        }
+        // Where that is not possible the end of the process cuts it off.
+        while let Ok(event) = self.news.recv_timeout(CUT_OFF) {
+            if let Event::Ended(_) = event {
+                break;
+            }
         }
         Ok(())
     }
