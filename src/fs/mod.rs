@@ -172,4 +172,3 @@ fn check_name(name: &[u8]) -> Result<()> {
     }
     Ok(())
 }
-
