@@ -1,2 +1,1 @@
 //! (being built)
-pub mod vault;
