@@ -329,7 +329,7 @@ fn init_on_a_full_disk_says_so_and_leaves_nothing() {
         CHEAP.join(" ")
     );
     let ended = run(Command::new("unshare").args(["-m", "sh", "-c", &script]), b"pw\n");
-    if matches!(ended.code, 1 | 99) && ended.err.contains("unshare") {
+    if matches!(ended.code, 1 | 99 | 127) && !ended.err.contains("hint: ") {
         eprintln!("SKIPPED init_on_a_full_disk_says_so_and_leaves_nothing: {}", ended.err.trim());
         return;
     }
@@ -617,14 +617,28 @@ fn a_vault_that_somebody_holds_is_not_mounted_again() {
 fn without_fusermount3_an_ordinary_user_is_told_how_to_get_it() {
     const NAME: &str = "without_fusermount3_an_ordinary_user_is_told_how_to_get_it";
     let place = Place::with_vault();
-    let Some(mut command) = as_nobody(&place, NAME).filter(|_| has_fuse(NAME)) else { return };
-    place.dir("m");
-    for name in ["vault", "vault/.akasha", "vault/.akasha/vault.toml", "m"] {
-        std::os::unix::fs::chown(place.path(name), Some(NOBODY), Some(NOBODY)).unwrap();
+    if !has_fuse(NAME) || as_nobody(&place, NAME).is_none() {
+        return;
     }
-    command.env("FUSERMOUNT_PATH", "/nonexistent/fusermount3");
-    command.args(["mount", &place.str("vault"), &place.str("m")]);
-    run(&mut command, b"pw\n").fails(17).says("apt install fuse3");
+    place.dir("m");
+    // In a mount namespace of its own, in which the helper is no file.
+    let script = format!(
+        "chown -R {NOBODY} {vault} {mountpoint} || exit 99; \
+         for helper in /usr/bin/fusermount3 /bin/fusermount3 /usr/local/bin/fusermount3; do \
+           if [ -f $helper ]; then mount --bind /dev/null $helper || exit 99; fi; \
+         done; \
+         exec setpriv --reuid {NOBODY} --regid {NOBODY} --clear-groups \
+           {exe} mount {vault} {mountpoint}",
+        exe = place.str("akasha"),
+        vault = place.str("vault"),
+        mountpoint = place.str("m"),
+    );
+    let ended = run(Command::new("unshare").args(["-m", "sh", "-c", &script]), b"pw\n");
+    if matches!(ended.code, 1 | 99 | 127) && !ended.err.contains("hint: ") {
+        eprintln!("SKIPPED {NAME}: {}", ended.err.trim());
+        return;
+    }
+    ended.fails(17).says("apt install fuse3");
 }
 
 #[test]
