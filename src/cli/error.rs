@@ -229,7 +229,7 @@ impl CliError {
             }
             CliError::KdfFailed(_) => "free some memory and try again".to_owned(),
             CliError::InUse { .. } => {
-                "unmount it there first (akasha umount), or mount it with --read-only once it is unmounted".to_owned()
+                "unmount it there first; findmnt -t fuse.akasha lists what is mounted".to_owned()
             }
             CliError::BeingChanged(_) => "wait for it to end, and try again".to_owned(),
             CliError::TargetNotEmpty(_) => "choose an empty directory or a new name".to_owned(),

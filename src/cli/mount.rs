@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::backing::Backing;
+use crate::backing::inherited::Inherited;
 use crate::backing::process::{self, Fork, Outcome, Reporter};
 use crate::clock::SystemClock;
 use crate::entropy::OsEntropy;
@@ -30,6 +31,8 @@ const STORE_DESCRIPTORS_MAX: u64 = 8192;
 /// # Errors
 /// Each way in which a mount can fail before it answers. Later ones are logged, and returned in the foreground.
 pub fn run(args: MountArgs) -> Result<()> {
+    // Before anything is opened; closed after the password is read, which may come through one (`<(…)` of a shell).
+    let inherited = Inherited::note();
     let plan = MountPlan::new(args)?;
     log::to_stderr(plan.log_level);
     let found = Found::at(&plan.vault)?;
@@ -52,6 +55,7 @@ pub fn run(args: MountArgs) -> Result<()> {
             }
         }
         Fork::Child(reporter) => {
+            inherited.close();
             mount.serve_in_background(&password, reporter);
             Ok(())
         }
@@ -205,7 +209,7 @@ fn mount_error(mountpoint: &Path, error: MountError) -> CliError {
         MountError::NoDevice => mountpoint::no_fuse(),
         MountError::NoHelper => mountpoint::no_helper(),
         MountError::AllowOtherRefused => mountpoint::others_refused(),
-        MountError::Device(source) => CliError::io("cannot open /dev/fuse", source),
+        MountError::Device(source) => mountpoint::device_error(source),
         MountError::Refused(said) => refusal(mountpoint, &said),
         MountError::Failed { path, source } => {
             CliError::io(format!("cannot mount on {path:?}"), source)

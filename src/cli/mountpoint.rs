@@ -7,6 +7,8 @@ use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
+use crate::backing::unmount::is_dead_mount;
+
 use super::error::{CliError, Result};
 use super::mountinfo;
 use super::plan::MountFlags;
@@ -50,7 +52,7 @@ pub fn check(path: &Path, vault: &Path, flags: &MountFlags) -> Result<PathBuf> {
     let mounts = mountinfo::all().map_err(|e| CliError::io("cannot read the mount table", e))?;
     if let Some(mount) = mountinfo::at(&mounts, &resolved) {
         // What a killed daemon left is detached when mounting: no manual step (G5).
-        if mount.vault().is_some() && is_dead(&resolved) {
+        if mount.vault().is_some() && is_dead_mount(&resolved) {
             return Ok(resolved);
         }
         // An empty volume, say of a container, may be mounted over when asked to; another vault's plaintext may not.
@@ -71,17 +73,25 @@ pub fn check(path: &Path, vault: &Path, flags: &MountFlags) -> Result<PathBuf> {
     Ok(resolved)
 }
 
-/// A FUSE mount whose daemon is gone answers nothing but this.
-fn is_dead(path: &Path) -> bool {
-    fs::metadata(path).is_err_and(|error| error.raw_os_error() == Some(libc::ENOTCONN))
-}
-
 /// What this user needs for mounting with these flags is there and allowed.
 pub fn check_fuse(is_root: bool, flags: &MountFlags) -> Result<()> {
-    check_device(is_root)?;
-    if is_root {
-        return Ok(());
+    match fs::metadata(FUSE_DEVICE) {
+        Ok(metadata) if metadata.file_type().is_char_device() => {}
+        Ok(_) => return Err(no_fuse()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(no_fuse()),
+        Err(error) => return Err(CliError::io(format!("cannot look at {FUSE_DEVICE}"), error)),
     }
+    if !is_root {
+        check_user(flags)?;
+    }
+    match OpenOptions::new().read(true).write(true).open(FUSE_DEVICE) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(device_error(error)),
+    }
+}
+
+/// What ordinary users need beside the device.
+fn check_user(flags: &MountFlags) -> Result<()> {
     if flags.suid || flags.dev {
         return Err(CliError::NotAllowed {
             what: "only root may mount with suid or dev".to_owned(),
@@ -95,6 +105,20 @@ pub fn check_fuse(is_root: bool, flags: &MountFlags) -> Result<()> {
         return Err(others_refused());
     }
     Ok(())
+}
+
+/// /dev/fuse is there and cannot be opened.
+pub fn device_error(error: io::Error) -> CliError {
+    match error.raw_os_error() {
+        Some(libc::ENODEV | libc::ENXIO) => no_fuse(),
+        Some(libc::EACCES | libc::EPERM) => CliError::NotAllowed {
+            what: format!("{FUSE_DEVICE} may not be opened here"),
+            hint: format!(
+                "have root allow it (chmod 666 {FUSE_DEVICE}), or give this container the device"
+            ),
+        },
+        _ => CliError::io(format!("cannot open {FUSE_DEVICE}"), error),
+    }
 }
 
 /// There is no /dev/fuse.
@@ -119,32 +143,6 @@ pub fn others_refused() -> CliError {
         what: format!("{FUSE_CONF} does not let users open their mounts to others"),
         hint: format!("ask root to put the line user_allow_other into {FUSE_CONF}"),
     }
-}
-
-fn check_device(is_root: bool) -> Result<()> {
-    match fs::metadata(FUSE_DEVICE) {
-        Ok(metadata) if metadata.file_type().is_char_device() => {}
-        Ok(_) => return Err(no_fuse()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(no_fuse()),
-        Err(error) => return Err(CliError::io(format!("cannot look at {FUSE_DEVICE}"), error)),
-    }
-    // fusermount3 opens it for others.
-    if is_root {
-        match OpenOptions::new().read(true).write(true).open(FUSE_DEVICE) {
-            Ok(_) => {}
-            Err(error) if matches!(error.raw_os_error(), Some(libc::ENODEV | libc::ENXIO)) => {
-                return Err(no_fuse());
-            }
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                return Err(CliError::NotAllowed {
-                    what: format!("{FUSE_DEVICE} may not be opened here"),
-                    hint: "give this container the device and CAP_SYS_ADMIN".to_owned(),
-                });
-            }
-            Err(error) => return Err(CliError::io(format!("cannot open {FUSE_DEVICE}"), error)),
-        }
-    }
-    Ok(())
 }
 
 /// The set-user-id helper that mounts and unmounts for ordinary users.
