@@ -17,9 +17,11 @@
 //! is not of the expected kind is an error (`ELOOP`, `ENOTDIR`, `EISDIR`, or `EIO` for fifos and devices). A failed
 //! sync is final: the caller abandons the file, no call here retries one.
 
+pub mod inherited;
 mod mapping;
 mod os_disk;
 pub mod process;
+pub mod unmount;
 
 use std::io;
 

@@ -66,6 +66,9 @@ pub enum CliError {
     /// The key derivation is beyond what is done without being asked.
     #[error("deriving the key means {0} of memory traffic (memory times passes)")]
     TooCostly(String),
+    /// The key derivation did not run.
+    #[error("deriving the key failed: {0}")]
+    KdfFailed(String),
     /// The vault is mounted read-write, or is about to be.
     #[error("the vault {vault:?} is mounted already{}", .holder.as_deref().map(|h| format!(", by {h}")).unwrap_or_default())]
     InUse {
@@ -168,13 +171,15 @@ impl CliError {
     /// The exit code.
     pub fn exit(&self) -> Exit {
         match self {
-            CliError::Usage { .. } => Exit::Usage,
+            CliError::Usage { .. } | CliError::MountpointInVault { .. } => Exit::Usage,
             CliError::WrongPassword(_) => Exit::WrongPassword,
             CliError::NoPassword { .. } => Exit::NoPassword,
             CliError::NotAVault(_) | CliError::NoSuchVault(_) => Exit::NotAVault,
             CliError::Damaged { .. } => Exit::Damaged,
             CliError::Unsupported { .. } => Exit::Unsupported,
-            CliError::TooMuchMemory { .. } | CliError::TooCostly(_) => Exit::TooCostly,
+            CliError::TooMuchMemory { .. } | CliError::TooCostly(_) | CliError::KdfFailed(_) => {
+                Exit::TooCostly
+            }
             CliError::InUse { .. } | CliError::BeingChanged(_) => Exit::InUse,
             CliError::TargetNotEmpty(_)
             | CliError::TargetIsVault(_)
@@ -183,7 +188,6 @@ impl CliError {
             CliError::MountpointNotDirectory(_) => Exit::MountpointNotDirectory,
             CliError::MountpointNotEmpty(_) => Exit::MountpointNotEmpty,
             CliError::MountpointInUse { .. } => Exit::MountpointInUse,
-            CliError::MountpointInVault { .. } => Exit::Usage,
             CliError::NotMounted(_) => Exit::NotMounted,
             CliError::Busy(_) => Exit::Busy,
             CliError::FuseMissing { .. } => Exit::FuseMissing,
@@ -223,8 +227,9 @@ impl CliError {
             CliError::TooCostly(_) => {
                 "add --allow-costly-kdf if you trust this vault and have the time".to_owned()
             }
+            CliError::KdfFailed(_) => "free some memory and try again".to_owned(),
             CliError::InUse { .. } => {
-                "unmount it there first (akasha umount), or mount it with --read-only once it is unmounted".to_owned()
+                "unmount it there first; findmnt -t fuse.akasha lists what is mounted".to_owned()
             }
             CliError::BeingChanged(_) => "wait for it to end, and try again".to_owned(),
             CliError::TargetNotEmpty(_) => "choose an empty directory or a new name".to_owned(),

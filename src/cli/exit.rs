@@ -23,6 +23,8 @@
 //! | 18 | no permission |
 //! | 19 | no space left |
 
+use std::fmt::Write;
+
 /// How the program ends. The discriminant is the exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
@@ -106,7 +108,7 @@ impl Exit {
 pub fn table() -> String {
     let mut text = String::from("Exit codes:\n   0  done\n");
     for (exit, meaning) in TABLE {
-        text.push_str(&format!("  {:>2}  {meaning}\n", exit.code()));
+        let _ = writeln!(text, "  {:>2}  {meaning}", exit.code());
     }
     text
 }

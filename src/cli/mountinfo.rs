@@ -1,12 +1,13 @@
 //! What is mounted where: `/proc/self/mountinfo`, proc_pid_mountinfo(5).
 
 use std::ffi::OsString;
+use std::fmt::Write;
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 /// What the source of an akasha mount begins with; the vault's path follows.
-pub const SOURCE_PREFIX: &str = "akasha:";
+const SOURCE_PREFIX: &str = "akasha:";
 
 /// One mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,8 +30,42 @@ impl Mount {
             return None;
         }
         let path = self.source.as_bytes().strip_prefix(SOURCE_PREFIX.as_bytes())?;
-        Some(PathBuf::from(OsString::from_vec(path.to_vec())))
+        Some(PathBuf::from(OsString::from_vec(percent_decode(path))))
     }
+}
+
+/// The path of a vault as [`Mount::vault`] reads it. It passes through option lists (fusermount3, mount(8)), where a comma
+/// would begin another option: whatever is not plainly part of a path is written as `%XX`.
+pub fn escape(path: &Path) -> String {
+    let mut source = String::new();
+    for &byte in path.as_os_str().as_bytes() {
+        if byte.is_ascii_alphanumeric() || b"/._-+@:".contains(&byte) {
+            source.push(char::from(byte));
+        } else {
+            let _ = write!(source, "%{byte:02X}");
+        }
+    }
+    source
+}
+
+/// A `%` without two hexadecimal digits stands for itself.
+fn percent_decode(text: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((&byte, after)) = rest.split_first() {
+        let value = after
+            .get(..2)
+            .filter(|_| byte == b'%')
+            .and_then(|digits| data_encoding::HEXUPPER.decode(digits).ok());
+        if let Some(value) = value {
+            out.extend(value);
+            rest = &after[2..];
+        } else {
+            out.push(byte);
+            rest = after;
+        }
+    }
+    out
 }
 
 /// All mounts this process sees, in the order in which they were mounted.
@@ -116,6 +151,24 @@ mod tests {
         assert_eq!(top.vault().unwrap(), Path::new("/v"));
         assert!(top.read_only);
         assert_eq!(at(&mounts, Path::new("/mnt")), None);
+    }
+
+    #[test]
+    fn every_path_survives_the_mount_table_and_none_begins_an_option() {
+        for path in
+            [&b"/plain/path-1.0"[..], b"/a b,allow_other", b"/50% \\x\n", b"/\xff\xfe", b"/%41"]
+        {
+            let path = PathBuf::from(OsString::from_vec(path.to_vec()));
+            let source = format!("akasha:{}", escape(&path));
+            assert!(!source.contains([',', ' ', '\\', '\n']), "{source}");
+            let mount = Mount {
+                mountpoint: PathBuf::new(),
+                fs_type: "fuse.akasha".to_owned(),
+                source: source.into(),
+                read_only: false,
+            };
+            assert_eq!(mount.vault(), Some(path));
+        }
     }
 
     #[test]

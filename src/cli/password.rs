@@ -1,5 +1,5 @@
-//! Passwords: where they come from, and the memory they live in. They are bytes, 1 to
-//! [`MAX_LEN`]; every copy made here is wiped. Sources are read before any key exists.
+//! Where passwords come from. They are bytes, 1 to [`Password::LEN_MAX`]; every copy made here is wiped. Sources are
+//! read before any key exists.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -11,35 +11,11 @@ use std::process::{Command, ExitStatus, Stdio};
 
 use zeroize::{Zeroize, Zeroizing};
 
+use crate::secret::Password;
+
 use super::error::{CliError, Result};
 
-/// The longest password, in bytes.
-pub const MAX_LEN: usize = 4096;
-
-/// A password. Wiped on drop; no Debug, no Clone.
-pub struct Password(Zeroizing<Vec<u8>>);
-
-impl Password {
-    /// Its bytes.
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.0
-    }
-
-    /// Takes what a source gave, without its final newline.
-    fn accept(bytes: Zeroizing<Vec<u8>>, origin: &str) -> Result<Password> {
-        if bytes.is_empty() {
-            return Err(CliError::NoPassword {
-                what: format!("the password from {origin} is empty"),
-                hint: "an empty password protects nothing: give one of at least one byte"
-                    .to_owned(),
-            });
-        }
-        if bytes.len() > MAX_LEN {
-            return Err(too_long(origin));
-        }
-        Ok(Password(bytes))
-    }
-}
+const MAX_LEN: usize = Password::LEN_MAX;
 
 /// Where a password comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +33,8 @@ pub enum PasswordSource {
 pub enum Purpose {
     /// Opens an existing vault.
     Open,
+    /// Opens it for the last time.
+    Current,
     /// Will open the vault from now on.
     New,
 }
@@ -94,13 +72,13 @@ impl<R: Read> PasswordReader<R> {
             PasswordSource::File(path) => from_file(path),
             PasswordSource::Command(command) => from_command(command),
             PasswordSource::Ask if self.stdin_is_terminal => from_terminal(purpose),
-            PasswordSource::Ask => self.from_stdin(purpose),
+            PasswordSource::Ask => self.next_line(purpose),
         }
     }
 
     /// One line. Read byte by byte into memory of fixed size, so that no buffer keeps a copy and the next line stays
     /// for the next password.
-    fn from_stdin(&mut self, purpose: Purpose) -> Result<Password> {
+    fn next_line(&mut self, purpose: Purpose) -> Result<Password> {
         let origin = "standard input";
         let mut line = Zeroizing::new(Vec::with_capacity(MAX_LEN + 1));
         let mut byte = Zeroizing::new([0_u8]);
@@ -109,6 +87,7 @@ impl<R: Read> PasswordReader<R> {
                 Ok(0) if line.is_empty() => {
                     let which = match purpose {
                         Purpose::Open => "the password",
+                        Purpose::Current => "the current password",
                         Purpose::New => "the new password",
                     };
                     return Err(CliError::NoPassword {
@@ -125,22 +104,34 @@ impl<R: Read> PasswordReader<R> {
                 Err(error) => return Err(unreadable(origin, &error)),
             }
         }
-        Password::accept(line, origin)
+        accept(&line, origin)
     }
+}
+
+/// What a source gave, without its final newline.
+fn accept(bytes: &[u8], origin: &str) -> Result<Password> {
+    if bytes.is_empty() {
+        return Err(CliError::NoPassword {
+            what: format!("the password from {origin} is empty"),
+            hint: "an empty password protects nothing: give one of at least one byte".to_owned(),
+        });
+    }
+    Password::new(bytes).ok_or_else(|| too_long(origin))
 }
 
 fn from_terminal(purpose: Purpose) -> Result<Password> {
     let origin = "the terminal";
     let ask = |prompt: &str| match rpassword::prompt_password(prompt) {
-        Ok(text) => Password::accept(Zeroizing::new(text.into_bytes()), origin),
+        Ok(text) => accept(&Zeroizing::new(text.into_bytes()), origin),
         Err(error) => Err(unreadable(origin, &error)),
     };
     match purpose {
         Purpose::Open => ask("Password: "),
+        Purpose::Current => ask("Current password: "),
         Purpose::New => {
             let first = ask("New password: ")?;
             let second = ask("New password again: ")?;
-            if first.as_bytes() == second.as_bytes() {
+            if first.expose() == second.expose() {
                 Ok(first)
             } else {
                 Err(CliError::NoPassword {
@@ -161,7 +152,7 @@ fn from_file(path: &Path) -> Result<Password> {
         log::warn!("other users may read the password file {path:?}: chmod 600 it");
     }
     let bytes = read_bounded(file, &origin)?;
-    Password::accept(bytes, &origin)
+    accept(&bytes, &origin)
 }
 
 /// The command may ask on the terminal itself: it keeps our standard input and error. Descriptors that this
@@ -182,7 +173,7 @@ fn from_command(command: &OsStr) -> Result<Password> {
     let output = child.stdout.take().map(|pipe| read_bounded(pipe, origin));
     let status = child.wait().map_err(|error| failed(format!("waiting for it failed: {error}")))?;
     match output {
-        Some(Ok(bytes)) if status.success() => Password::accept(bytes, origin),
+        Some(Ok(bytes)) if status.success() => accept(&bytes, origin),
         Some(Ok(_)) | None => Err(failed(format!("the password command {}", describe(status)))),
         Some(Err(error)) => Err(error),
     }
@@ -255,8 +246,8 @@ mod tests {
         let mut reader = piped(b"old one\nnew\xffone");
         let old = reader.read(&PasswordSource::Ask, Purpose::Open).unwrap();
         let new = reader.read(&PasswordSource::Ask, Purpose::New).unwrap();
-        assert_eq!(old.as_bytes(), b"old one");
-        assert_eq!(new.as_bytes(), b"new\xffone");
+        assert_eq!(old.expose(), b"old one");
+        assert_eq!(new.expose(), b"new\xffone");
         assert_eq!(exit_of(reader.read(&PasswordSource::Ask, Purpose::New)), Exit::NoPassword);
     }
 
@@ -297,7 +288,7 @@ mod tests {
             [(r"a b\n", &b"a b"[..]), (r"a\n\n", b"a\n"), (r"\na", b"\na"), (r"a\r\n", b"a\r")]
         {
             let source = PasswordSource::Command(format!("printf '{printed}'").into());
-            assert_eq!(reader.read(&source, Purpose::Open).unwrap().as_bytes(), password);
+            assert_eq!(reader.read(&source, Purpose::Open).unwrap().expose(), password);
         }
     }
 

@@ -8,20 +8,20 @@ use std::time::Duration;
 
 use log::LevelFilter;
 
+use crate::format::config::KdfParams;
+use crate::store::CommitPolicy;
+
 use super::args::{KdfArgs, MountArgs, NewPasswordArgs, PasswordArgs};
 use super::error::{CliError, Result};
 use super::password::PasswordSource;
 use super::size;
 
-/// Costs of Argon2id as asked for; `None` is "as it is" or the default.
+/// Costs of key derivation as asked for; `None` is what it is without asking.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KdfPlan {
-    /// Memory in KiB.
-    pub memory_kib: Option<u32>,
-    /// Passes.
-    pub passes: Option<u32>,
-    /// Lanes.
-    pub lanes: Option<u32>,
+    memory_kib: Option<u32>,
+    passes: Option<u32>,
+    lanes: Option<u32>,
 }
 
 /// What `akasha mount` shall do.
@@ -40,18 +40,9 @@ pub struct MountPlan {
     /// Accept any key derivation within the format's bounds.
     pub allow_costly_kdf: bool,
     /// When closed files are committed.
-    pub commit: Commit,
+    pub commit: CommitPolicy,
     /// How the kernel shall mount it.
     pub flags: MountFlags,
-}
-
-/// When closed files are committed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Commit {
-    /// Within this time.
-    Within(Duration),
-    /// Before close returns.
-    OnClose,
 }
 
 /// How the kernel shall mount.
@@ -69,24 +60,14 @@ pub struct MountFlags {
     pub dev: bool,
     /// No program can be run from it.
     pub noexec: bool,
-    /// What reading does to access times.
-    pub atime: Atime,
+    /// Reading leaves access times alone.
+    pub noatime: bool,
+    /// Every write is synchronous.
+    pub sync: bool,
+    /// Every change of names is synchronous.
+    pub dirsync: bool,
     /// The mountpoint may have entries, which are hidden then.
     pub nonempty: bool,
-}
-
-/// What reading does to access times.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Atime {
-    /// What the kernel does by itself: like `Relative`.
-    #[default]
-    Default,
-    /// Nothing.
-    Never,
-    /// Updates them where they are older than the modification, or a day old.
-    Relative,
-    /// Updates them always.
-    Strict,
 }
 
 /// The source that a pair of options names.
@@ -117,27 +98,39 @@ impl KdfPlan {
     /// # Errors
     /// [`CliError::Usage`] for what is out of bounds.
     pub fn new(args: &KdfArgs) -> Result<Self> {
-        let out_of = |option: &str, bounds: &str| {
+        let wrong = |option: &str, bounds: &str| {
             CliError::usage(
                 format!("--argon2-{option} must be {bounds}"),
                 "leave it out for the default (256MiB, 3 passes, 4 lanes)",
             )
         };
-        if args.argon2_memory.is_some_and(|bytes| !(19 << 20..=4 << 30).contains(&bytes)) {
-            return Err(out_of("memory", "from 19MiB to 4GiB"));
+        let memory_kib = match args.argon2_memory {
+            Some(bytes) if !bytes.is_multiple_of(1024) => {
+                return Err(wrong("memory", "a multiple of 1KiB"));
+            }
+            Some(bytes) => {
+                let bounds = KdfParams::MEMORY_KIB_MIN..=KdfParams::MEMORY_KIB_MAX;
+                let kib = u32::try_from(bytes >> 10).ok().filter(|kib| bounds.contains(kib));
+                Some(kib.ok_or_else(|| wrong("memory", "from 19MiB to 4GiB"))?)
+            }
+            None => None,
+        };
+        if args.argon2_passes.is_some_and(|count| !KdfParams::PASSES.contains(&count)) {
+            return Err(wrong("passes", "from 2 to 64"));
         }
-        if args.argon2_memory.is_some_and(|bytes| !bytes.is_multiple_of(1024)) {
-            return Err(out_of("memory", "a multiple of 1KiB"));
+        if args.argon2_lanes.is_some_and(|count| !KdfParams::LANES.contains(&count)) {
+            return Err(wrong("lanes", "from 1 to 64"));
         }
-        if args.argon2_passes.is_some_and(|count| !(2..=64).contains(&count)) {
-            return Err(out_of("passes", "from 2 to 64"));
-        }
-        if args.argon2_lanes.is_some_and(|count| !(1..=64).contains(&count)) {
-            return Err(out_of("lanes", "from 1 to 64"));
-        }
-        let memory_kib =
-            args.argon2_memory.map(|bytes| u32::try_from(bytes >> 10).expect("4 GiB are 2^22 KiB"));
         Ok(KdfPlan { memory_kib, passes: args.argon2_passes, lanes: args.argon2_lanes })
+    }
+
+    /// What was asked for, and `base` where nothing was.
+    pub fn over(self, base: KdfParams) -> KdfParams {
+        KdfParams {
+            memory_kib: self.memory_kib.unwrap_or(base.memory_kib),
+            passes: self.passes.unwrap_or(base.passes),
+            lanes: self.lanes.unwrap_or(base.lanes),
+        }
     }
 }
 
@@ -169,7 +162,7 @@ impl MountPlan {
             is_foreground: args.foreground,
             log_level: args.log_level,
             allow_costly_kdf: args.cost.allow_costly_kdf,
-            commit: Commit::Within(Duration::from_secs(5)),
+            commit: CommitPolicy::Interval(Duration::from_secs(5)),
             flags: MountFlags {
                 is_read_only: args.read_only,
                 allow_other: args.allow_other,
@@ -205,10 +198,11 @@ impl MountPlan {
         match (key, value) {
             (b"ro", None) => flags.is_read_only = true,
             (b"rw", None) => flags.is_read_only = false,
-            (b"atime", None) => flags.atime = Atime::Default,
-            (b"noatime", None) => flags.atime = Atime::Never,
-            (b"relatime", None) => flags.atime = Atime::Relative,
-            (b"strictatime", None) => flags.atime = Atime::Strict,
+            (b"atime" | b"relatime" | b"strictatime", None) => flags.noatime = false,
+            (b"noatime", None) => flags.noatime = true,
+            (b"sync", None) => flags.sync = true,
+            (b"async", None) => flags.sync = false,
+            (b"dirsync", None) => flags.dirsync = true,
             (b"suid", None) => flags.suid = true,
             (b"nosuid", None) => flags.suid = false,
             (b"dev", None) => flags.dev = true,
@@ -250,12 +244,11 @@ impl MountPlan {
                 | b"users"
                 | b"owner"
                 | b"group"
-                | b"async"
                 | b"nofail"
                 | b"_netdev",
                 None,
-            ) => {}
-            (b"user" | b"comment", Some(_)) => {}
+            )
+            | (b"user" | b"comment", Some(_)) => {}
             _ if key.starts_with(b"x-") => {}
             _ => {
                 let name = OsStr::from_bytes(option);
@@ -279,13 +272,13 @@ fn text_of(key: &[u8], value: &[u8]) -> Result<String> {
 }
 
 /// `close`, or seconds from 0.01 to a day.
-fn parse_commit(text: &str) -> Result<Commit> {
+fn parse_commit(text: &str) -> Result<CommitPolicy> {
     if text == "close" {
-        return Ok(Commit::OnClose);
+        return Ok(CommitPolicy::OnClose);
     }
     match text.parse::<f64>() {
         Ok(seconds) if (0.01..=86_400.0).contains(&seconds) => {
-            Ok(Commit::Within(Duration::from_secs_f64(seconds)))
+            Ok(CommitPolicy::Interval(Duration::from_secs_f64(seconds)))
         }
         _ => Err(CliError::usage(
             format!(
@@ -317,7 +310,7 @@ mod tests {
         let plan = plan(&[]).unwrap();
         assert_eq!(plan.flags, MountFlags::default());
         assert!(!plan.flags.suid && !plan.flags.dev && !plan.flags.allow_other);
-        assert_eq!(plan.commit, Commit::Within(Duration::from_secs(5)));
+        assert_eq!(plan.commit, CommitPolicy::Interval(Duration::from_secs(5)));
         assert_eq!(plan.password, PasswordSource::Ask);
         assert!(!plan.is_foreground);
     }
@@ -333,8 +326,8 @@ mod tests {
         .unwrap();
         assert!(!plan.flags.is_read_only);
         assert!(plan.flags.suid && plan.flags.noexec && !plan.flags.dev);
-        assert_eq!(plan.flags.atime, Atime::Never);
-        assert_eq!(plan.commit, Commit::Within(Duration::from_millis(100)));
+        assert!(plan.flags.noatime);
+        assert_eq!(plan.commit, CommitPolicy::Interval(Duration::from_millis(100)));
         assert_eq!(plan.password, PasswordSource::File("/p".into()));
         assert!(plan.is_foreground);
     }
@@ -343,7 +336,7 @@ mod tests {
     fn a_flag_beats_an_option() {
         let plan = plan(&["--read-only", "--commit", "close", "-o", "rw,commit=7"]).unwrap();
         assert!(plan.flags.is_read_only);
-        assert_eq!(plan.commit, Commit::OnClose);
+        assert_eq!(plan.commit, CommitPolicy::OnClose);
     }
 
     #[test]

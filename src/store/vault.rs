@@ -111,7 +111,7 @@ pub fn create<B: Backing>(backing: &B, config: &[u8]) -> Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(VaultError::Busy),
         Err(source) => return Err(VaultError::Io { what: "open the control directory", source }),
     };
-    let lock = lock_file(backing, &control, LOCK_FILE)?;
+    let lock = lock_alone(backing, &control, LOCK_FILE)?;
     // The lock may be on a directory that its creator has renamed since: then it is a vault.
     if !exists(backing, &root, CONTROL_DIR_NEW)? {
         return Err(VaultError::Busy);
@@ -202,32 +202,50 @@ fn read_config_in<B: Backing>(backing: &B, control: &B::Dir) -> Result<Vec<u8>> 
     Ok(bytes)
 }
 
+/// Why [`replace_config`] did not replace anything.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplaceError<E> {
+    /// The disk's side of it.
+    #[error(transparent)]
+    Vault(#[from] VaultError),
+    /// The caller's change did not come about.
+    #[error("{0}")]
+    Change(E),
+}
+
 /// Replaces `vault.toml` by what `change` makes of its present bytes. Durable on return; a crash leaves the old or the
 /// new one.
 ///
 /// # Errors
-/// What `change` gives, unchanged; as [`read_config`]; [`VaultError::Busy`] if another process is doing the same.
-pub fn replace_config<B: Backing, E: From<VaultError>>(
+/// What `change` gives; as [`read_config`]; [`VaultError::Busy`] if another process is doing the same.
+pub fn replace_config<B: Backing, E>(
     backing: &B,
     change: impl FnOnce(&[u8]) -> std::result::Result<Vec<u8>, E>,
-) -> std::result::Result<(), E> {
+) -> std::result::Result<(), ReplaceError<E>> {
     let control = open_control(backing)?;
     // Read once before the temporary appears, so that a directory which is no vault stays as it is.
     read_config_in(backing, &control)?;
-    let lock = lock_file(backing, &control, CONFIG_FILE_NEW)?;
+    let lock = lock_alone(backing, &control, CONFIG_FILE_NEW)?;
     // The lock may be on a temporary that its owner has renamed since.
     if !exists(backing, &control, CONFIG_FILE_NEW)? {
         return Err(VaultError::Busy.into());
     }
-    let replaced = read_config_in(backing, &control)
-        .map_err(E::from)
-        .and_then(|old| change(&old))
-        .and_then(|new| write_config(backing, &control, &new).map_err(E::from));
+    let replaced = replace_locked(backing, &control, change);
     if replaced.is_err() {
         let _ = backing.unlink(&control, CONFIG_FILE_NEW);
     }
     drop(lock);
     replaced
+}
+
+fn replace_locked<B: Backing, E>(
+    backing: &B,
+    control: &B::Dir,
+    change: impl FnOnce(&[u8]) -> std::result::Result<Vec<u8>, E>,
+) -> std::result::Result<(), ReplaceError<E>> {
+    let old = read_config_in(backing, control)?;
+    let new = change(&old).map_err(ReplaceError::Change)?;
+    Ok(write_config(backing, control, &new)?)
 }
 
 /// Writes the locked temporary, syncs it and renames it over `vault.toml`.
@@ -244,16 +262,17 @@ fn write_config<B: Backing>(backing: &B, control: &B::Dir, bytes: &[u8]) -> Resu
     backing.sync_dir(control).attempt("sync the control directory")
 }
 
-/// Tries to lock the vault as who mounts it read-write does, and lets go at once: whether anybody holds it.
+/// Whether somebody holds the vault's lock in a way that conflicts with mounting it, read-write (`is_exclusive`) or
+/// read-only. Locks it for that instant.
 ///
 /// # Errors
 /// [`VaultError::NotAVault`]; `Io`.
-pub fn is_locked<B: Backing>(backing: &B) -> Result<bool> {
+pub fn is_held<B: Backing>(backing: &B, is_exclusive: bool) -> Result<bool> {
     let control = open_control(backing)?;
-    match lock_file(backing, &control, LOCK_FILE) {
+    match backing.lock(&control, LOCK_FILE, is_exclusive) {
         Ok(_) => Ok(false),
-        Err(VaultError::Busy) => Ok(true),
-        Err(error) => Err(error),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(true),
+        Err(source) => Err(VaultError::Io { what: "lock the vault", source }),
     }
 }
 
@@ -280,7 +299,7 @@ fn open_control<B: Backing>(backing: &B) -> Result<B::Dir> {
     }
 }
 
-fn lock_file<B: Backing>(backing: &B, dir: &B::Dir, name: &[u8]) -> Result<B::Lock> {
+fn lock_alone<B: Backing>(backing: &B, dir: &B::Dir, name: &[u8]) -> Result<B::Lock> {
     match backing.lock(dir, name, true) {
         Ok(lock) => Ok(lock),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(VaultError::Busy),
