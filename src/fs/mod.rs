@@ -117,6 +117,12 @@ impl<B: Backing> FileSystem<B> {
         self.store.tick()
     }
 
+    /// Inodes whose cached pages show changes that were lost to a failed sync: the kernel must forget
+    /// those pages. Each is told once.
+    pub fn take_invalid(&self) -> Vec<EntryId> {
+        self.store.take_invalid()
+    }
+
     /// `notify` runs at the first change after each [`FileSystem::maintain`], in the thread that
     /// makes the change: it must be short. Only the first call counts.
     pub fn on_change(&self, notify: Box<dyn Fn() + Send + Sync>) {
