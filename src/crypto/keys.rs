@@ -1,5 +1,7 @@
 //! The key tree: `K_label = HKDF-SHA256(salt = vault id, ikm = master key, info = "akasha v1 " || label)` (RFC 5869).
 
+use chacha20poly1305::XChaCha20Poly1305;
+use chacha20poly1305::aead::{Aead, Payload};
 use hkdf::Hkdf;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
@@ -52,6 +54,8 @@ pub struct KeyTree {
     log: Secret<32>,
     config_seal: Secret<32>,
     names: NameKey,
+    xattr_names: NameKey,
+    xattr_values: Secret<32>,
 }
 
 impl KeyTree {
@@ -66,6 +70,8 @@ impl KeyTree {
             log: expand(&root, "log"),
             config_seal: expand(&root, "config-seal"),
             names: NameKey::new(&expand(&root, "names")),
+            xattr_names: NameKey::new(&expand(&root, "xattr-name")),
+            xattr_values: expand(&root, "xattr-value"),
         }
     }
 
@@ -77,6 +83,33 @@ impl KeyTree {
     /// The key of sealed entries.
     pub fn names(&self) -> &NameKey {
         &self.names
+    }
+
+    /// The key of the names of extended attributes.
+    pub fn xattr_names(&self) -> &NameKey {
+        &self.xattr_names
+    }
+
+    /// `XChaCha20-Poly1305[K_xattr-value, nonce](aad, value)`; the nonce is random.
+    pub fn seal_xattr_value(&self, nonce: &[u8; 24], aad: &[u8], value: &[u8]) -> Vec<u8> {
+        XChaCha20Poly1305::new(self.xattr_values.expose().into())
+            .encrypt(nonce.into(), Payload { msg: value, aad })
+            .expect("far below the length limit")
+    }
+
+    /// Opens [`KeyTree::seal_xattr_value`].
+    ///
+    /// # Errors
+    /// [`AuthError`].
+    pub fn open_xattr_value(
+        &self,
+        nonce: &[u8; 24],
+        aad: &[u8],
+        sealed: &[u8],
+    ) -> Result<Vec<u8>, AuthError> {
+        XChaCha20Poly1305::new(self.xattr_values.expose().into())
+            .decrypt(nonce.into(), Payload { msg: sealed, aad })
+            .map_err(|_| AuthError)
     }
 
     /// `HKDF-Expand(K_class, "object" || header)`: any flip in the header changes the key.

@@ -25,7 +25,7 @@ use crate::format::layer_file_name;
 
 use super::Store;
 use super::core::CommitPolicy;
-use super::dir::{Doom, Under};
+use super::dir::Doom;
 use super::dirmap::MapEntry;
 use super::error::{Attempt, Result, StoreError};
 use super::finish::{self, Finished, older_spot};
@@ -490,11 +490,7 @@ impl<B: Backing> Store<B> {
         if now == finished.attr {
             return Ok(());
         }
-        let name = finished.layer.name();
-        self.core
-            .backing
-            .set_attr(&self.core.tmp, crate::backing::At::Name(name), &now)
-            .attempt("set a layer's attributes")
+        finished.layer.change_attr(&now, node.id())
     }
 
     /// The new version is the file from now on.

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::backing::{AttrChange, Backing};
+use crate::backing::{At, AttrChange, Backing};
 use crate::clock::{Clock, Timestamp};
 use crate::crypto::{Cipher, KeyTree};
 use crate::entropy::Entropy;
-use crate::format::Geometry;
+use crate::format::{
+    EntryId, EntryKind, Geometry, MODE_ATTRIBUTE, open_xattr, seal_xattr, xattr_name,
+};
 
 use super::layer::Layer;
 use super::node::Node;
@@ -152,13 +154,58 @@ impl<B: Backing> Core<B> {
 
     /// What can be stored of attributes: an unprivileged daemon cannot give files away, and
     /// must be able to open its own.
-    pub fn backing_attr(&self, mut change: AttrChange) -> AttrChange {
+    pub fn backing_attr(&self, mut change: AttrChange, kind: EntryKind) -> AttrChange {
         if !self.backing.is_privileged() {
             change.uid = None;
             change.gid = None;
-            change.mode = change.mode.map(|mode| mode | 0o600);
+            change.mode = change.mode.map(|mode| mode | needed_bits(kind));
         }
         change
+    }
+
+    /// Keeps permission bits that the backing object cannot have, sealed beside it. A filesystem without extended
+    /// attributes shows the backing object's.
+    pub fn keep_mode(
+        &self,
+        dir: &B::Dir,
+        at: At<'_>,
+        id: EntryId,
+        kind: EntryKind,
+        mode: u32,
+    ) -> std::io::Result<()> {
+        if self.backing.is_privileged() {
+            return Ok(());
+        }
+        let key = xattr_name(&self.keys, id, MODE_ATTRIBUTE);
+        let needed = needed_bits(kind);
+        let value = (mode & needed != needed).then(|| {
+            seal_xattr(&self.keys, id, MODE_ATTRIBUTE, &mode.to_le_bytes(), &*self.entropy)
+        });
+        match self.backing.set_xattr(dir, at, &key, value.as_deref()) {
+            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// A stat with the permission bits that [`Core::keep_mode`] kept.
+    pub fn true_stat(
+        &self,
+        dir: &B::Dir,
+        at: At<'_>,
+        id: EntryId,
+    ) -> std::io::Result<crate::backing::Stat> {
+        let mut stat = self.backing.stat(dir, at)?;
+        if self.backing.is_privileged() {
+            return Ok(stat);
+        }
+        let key = xattr_name(&self.keys, id, MODE_ATTRIBUTE);
+        if let Some(sealed) = self.backing.get_xattr(dir, at, &key)?
+            && let Ok(value) = open_xattr(&self.keys, id, MODE_ATTRIBUTE, &sealed)
+            && let Ok(mode) = value.try_into().map(u32::from_le_bytes)
+        {
+            stat.mode = mode & 0o7777;
+        }
+        Ok(stat)
     }
 
     /// The wall clock.
@@ -183,4 +230,9 @@ impl<B: Backing> Core<B> {
             self.stamp.fetch_max(stamp, Ordering::AcqRel);
         }
     }
+}
+
+/// The permission bits without which an unprivileged daemon could not use its own object.
+fn needed_bits(kind: EntryKind) -> u32 {
+    if kind == EntryKind::Dir { 0o700 } else { 0o600 }
 }

@@ -186,7 +186,7 @@ impl<B: Backing> Node<B> {
             let opened = match classify_name(&raw.name) {
                 NameClass::Control | NameClass::Rescue | NameClass::Sidecar => continue,
                 NameClass::Entry => open_entry(&core.keys, self.id(), &raw.name).ok(),
-                NameClass::Long => read_sidecar(core, &fd, &raw.name)
+                NameClass::Long => read_sidecar(&*core.backing, &fd, &raw.name)
                     .and_then(|sealed| open_entry(&core.keys, self.id(), &sealed).ok()),
                 NameClass::Foreign => None,
             };
@@ -377,10 +377,10 @@ fn hex8(digest: &[u8]) -> String {
 }
 
 /// The sealed entry of a long name, if its sidecar can be read.
-fn read_sidecar<B: Backing>(core: &Core<B>, fd: &B::Dir, long: &[u8]) -> Option<Vec<u8>> {
+pub(super) fn read_sidecar<B: Backing>(backing: &B, fd: &B::Dir, long: &[u8]) -> Option<Vec<u8>> {
     let mut name = long.to_vec();
     name.extend_from_slice(b".name");
-    let file = core.backing.open(fd, &name).ok()?;
+    let file = backing.open(fd, &name).ok()?;
     let len = file.stat().ok()?.len;
     if len > SIDECAR_LEN_MAX {
         return None;

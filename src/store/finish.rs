@@ -24,6 +24,12 @@ use super::temp::LayerTemp;
 
 /// Blocks that one commit folds in from older layers at most: 16 MiB at 4 KiB a block.
 const FOLD_BLOCKS: u64 = 4096;
+/// Blocks that are folded at a time: what folding takes of memory.
+const FOLD_STEP: u64 = 256;
+/// Older layers that a version keeps at most, but for what the size of the newest makes cheap to leave.
+const LAYERS_MAX: usize = 8;
+/// Blocks that may be dead in a file's layers beyond as many as are live.
+const DEAD_BLOCKS_ALLOWED: u64 = 256;
 /// Layers with fewer live blocks are always folded into the next commit.
 const ALWAYS_FOLD_BLOCKS: u64 = 16;
 
@@ -49,7 +55,7 @@ impl<B: Backing> Finished<B> {
         if let Some((offset, bytes)) = &*unwritten {
             let file = self.layer.file()?;
             file.write_at(*offset, bytes).attempt("write a layer")?;
-            file.set_attr(&self.attr).attempt("set a layer's attributes")?;
+            self.layer.set_attr(&file, &self.attr, self.snapshot.top().tail.entry_id)?;
             *unwritten = None;
         }
         Ok(())
@@ -127,7 +133,7 @@ pub(crate) fn attributes<B: Backing>(
             }
         }
     };
-    Ok(core.backing_attr(change))
+    Ok(change)
 }
 
 /// The modification time that an uncommitted version has.
@@ -393,27 +399,48 @@ fn seal_as_mapped<B: Backing>(
             live[layer as usize] += run.count;
         }
     }
-    // Newest first, fold in what is no larger than twice what is already here: each block is folded
-    // a logarithmic number of times, and a file has a logarithmic number of layers.
-    let mut gathered = view.own.blocks();
-    let mut folding = true;
-    let mut folded = Vec::new();
-    for (index, count) in live.iter().enumerate() {
-        let index = u32::try_from(index).expect("few layers");
-        let fits =
-            *count <= (2 * gathered).max(ALWAYS_FOLD_BLOCKS) && gathered + count <= FOLD_BLOCKS;
-        folding &= fits || *count == 0;
-        match (*count, folding) {
-            (0, _) => {}
-            (_, true) => {
-                gathered += count;
-                folded.push(index);
-            }
-            (_, false) => view.kept.push(index),
-        }
-    }
+    let (kept, folded) = choose(view.own.blocks(), &live, top, blocks);
+    view.kept = kept;
     fold(core, node, edit, layer, &folded, &mut view)?;
     Ok(view)
+}
+
+/// Which of the old layers stay and which are folded in, newest first, by how many live blocks each has.
+///
+/// What is no larger than twice what is already gathered is folded: each block is folded a logarithmic number
+/// of times, and a file has a logarithmic number of layers. Beyond that, more than [`LAYERS_MAX`] layers are not
+/// kept, and everything is folded where dead blocks would outweigh the live ones.
+fn choose<B: Backing>(
+    own: u64,
+    live: &[u64],
+    top: Option<&Arc<Snapshot<B>>>,
+    blocks: u64,
+) -> (Vec<u32>, Vec<u32>) {
+    let (mut kept, mut folded) = (Vec::new(), Vec::new());
+    let mut gathered = own;
+    let mut folding = true;
+    for (index, count) in (0_u32..).zip(live) {
+        if *count == 0 {
+            continue;
+        }
+        let later = live[index as usize + 1..].iter().filter(|count| **count > 0).count();
+        let fits =
+            *count <= (2 * gathered).max(ALWAYS_FOLD_BLOCKS) && gathered + count <= FOLD_BLOCKS;
+        folding &= fits || later >= LAYERS_MAX;
+        if folding {
+            gathered += count;
+            folded.push(index);
+        } else {
+            kept.push(index);
+        }
+    }
+    let held = top.map_or(0, |top| {
+        kept.iter().map(|index| top.layers[*index as usize].tail.slots).sum::<u64>()
+    });
+    if held + gathered > 2 * blocks + DEAD_BLOCKS_ALLOWED {
+        folded.append(&mut kept);
+    }
+    (kept, folded)
 }
 
 /// Seals the visible blocks of the layers `folded` again, in this layer.
@@ -431,19 +458,27 @@ fn fold<B: Backing>(
         .filter(|run| matches!(run.value, Piece::Slot { layer, .. } if folded.contains(&layer)))
         .collect();
     debug_assert!(runs.iter().all(|run| run.end() <= edit.base_blocks));
-    let mut waiting = Vec::new();
-    for run in runs {
-        let content = node.gather(core, Generation::Frozen, run.block..run.end())?;
-        for (i, plain) in content.chunks(core.block_len()).enumerate() {
-            waiting.push((run.block + i as u64, Arc::new(Block::copy_of(plain))));
-        }
-        view.below.remove(run.block..run.end());
-    }
     let mut identity = false;
-    for (block, count, slot) in write_runs(core, layer, &mut identity, &waiting)? {
-        view.own.insert(block, count, super::edit::OwnSlot(slot));
+    for run in runs {
+        let mut block = run.block;
+        while block < run.end() {
+            let end = run.end().min(block + FOLD_STEP);
+            let content = node.gather(core, Generation::Frozen, block..end)?;
+            for (block, count, slot) in
+                write_runs(core, layer, &mut identity, &split(core, block, &content))?
+            {
+                view.own.insert(block, count, super::edit::OwnSlot(slot));
+            }
+            view.below.remove(block..end);
+            block = end;
+        }
     }
     Ok(())
+}
+
+/// Consecutive blocks, each on its own.
+fn split<B: Backing>(core: &Core<B>, first: u64, content: &[u8]) -> Vec<(u64, Arc<Block>)> {
+    (first..).zip(content.chunks(core.block_len()).map(|c| Arc::new(Block::copy_of(c)))).collect()
 }
 
 /// Where the layer of a file goes when its top stays as an older layer.

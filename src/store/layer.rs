@@ -163,11 +163,6 @@ impl<B: Backing> Layer<B> {
         *self.spot.lock()
     }
 
-    /// Backing length in bytes.
-    pub fn len(&self) -> u64 {
-        self.len
-    }
-
     /// It became an older layer.
     pub fn set_spot(&self, spot: Spot) {
         *self.spot.lock() = spot;

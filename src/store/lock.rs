@@ -1,8 +1,8 @@
-//! One writer: the vault's lock, and who holds it.
+//! One writer: the vault's lock, who holds it, and whether the last one ended cleanly.
 
 use log::warn;
 
-use crate::backing::{Backing, PublishedFile};
+use crate::backing::{Backing, PublishedFile, TempFile};
 
 use super::core::StoreOptions;
 use super::error::{Attempt, Result, StoreError};
@@ -41,6 +41,30 @@ pub(crate) fn take<B: Backing>(
             Ok(None)
         }
         Err(error) => Err(error).attempt("lock the vault"),
+    }
+}
+
+/// Says that the last mount committed and removed everything. Somebody who deletes or plants it makes a mount
+/// look for orphans once more, or once less.
+const CLEAN: &[u8] = b"clean";
+
+/// Takes the mark of a clean end away; whether it was there. Durable before anything else changes.
+pub(crate) fn begin<B: Backing>(backing: &B, control: &B::Dir) -> Result<bool> {
+    match backing.unlink(control, CLEAN) {
+        Ok(()) => {
+            backing.sync_dir(control).attempt("sync .akasha")?;
+            Ok(true)
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error).attempt("begin a mount"),
+    }
+}
+
+/// Leaves the mark of a clean end. Not worth an error: without it the next mount looks for orphans.
+pub(crate) fn end<B: Backing>(backing: &B, control: &B::Dir) {
+    let made = backing.create_temp(control, CLEAN, 0o600).and_then(|file| file.sync());
+    if let Err(error) = made {
+        warn!("the clean end of the mount could not be noted: {error}");
     }
 }
 

@@ -199,7 +199,11 @@ impl<B: Backing> Store<B> {
             keys: vault.keys,
         };
         if !options.read_only {
+            let clean = lock::begin(&*backing, &dirs.control)?;
             recover::sweep(&*backing, &dirs, &keys)?;
+            if !clean {
+                recover::hunt(&*backing, &dirs, &keys)?;
+            }
         }
         let cached = options.max_cached_entries;
         let core = Arc::new(Core::new(backing, keys, dirs, options, entropy, clock));
@@ -403,11 +407,7 @@ impl<B: Backing> Store<B> {
                 *times = (mtime.unwrap_or(times.0), self.core.now());
             }
         }
-        let mut change = AttrChange { mode: set.mode, uid: set.uid, gid: set.gid, atime, mtime };
-        if !self.core.backing.is_privileged() {
-            let keep = if node.kind() == EntryKind::Dir { 0o700 } else { 0o600 };
-            change.mode = change.mode.map(|mode| mode | keep);
-        }
+        let change = AttrChange { mode: set.mode, uid: set.uid, gid: set.gid, atime, mtime };
         if change != AttrChange::default() {
             node.change_home(&self.core, &change)?;
         }
@@ -620,6 +620,9 @@ impl<B: Backing> Store<B> {
             let everything = self.queue.len() == 0;
             clean &= everything;
             clean &= self.settle_all();
+            if clean {
+                lock::end(&*self.core.backing, &self.core.control);
+            }
         }
         self.cache.clear();
         *self.lock.lock() = None;

@@ -318,22 +318,26 @@ impl<B: Backing> Node<B> {
     pub(crate) fn stat_home(self: &Arc<Self>, core: &Core<B>) -> Result<Stat> {
         if let Body::Dir(_) = &self.body {
             let fd = self.dir_fd(core)?;
-            return core.backing.stat(&fd, At::This).attempt("stat a directory");
+            return core.true_stat(&fd, At::This, self.id).attempt("stat a directory");
         }
-        self.at_home(core, |dir, name| core.backing.stat(dir, At::Name(name)), "stat a file")
+        self.at_home(core, |dir, name| core.true_stat(dir, At::Name(name), self.id), "stat a file")
     }
 
-    /// Changes attributes of the backing entry.
+    /// Changes attributes of the backing entry, as far as the daemon may.
     pub(crate) fn change_home(self: &Arc<Self>, core: &Core<B>, change: &AttrChange) -> Result<()> {
+        let (id, kind) = (self.id, self.kind);
+        let apply = |dir: &B::Dir, at: At<'_>| {
+            let mut backed = core.backing_attr(*change, kind);
+            // Giving a file away is for root; the refusal is the system's to make.
+            (backed.uid, backed.gid) = (change.uid, change.gid);
+            core.backing.set_attr(dir, at, &backed)?;
+            change.mode.map_or(Ok(()), |mode| core.keep_mode(dir, at, id, kind, mode))
+        };
         if let Body::Dir(_) = &self.body {
             let fd = self.dir_fd(core)?;
-            return core.backing.set_attr(&fd, At::This, change).attempt("change attributes");
+            return apply(&fd, At::This).attempt("change attributes");
         }
-        self.at_home(
-            core,
-            |dir, name| core.backing.set_attr(dir, At::Name(name), change),
-            "change attributes",
-        )
+        self.at_home(core, |dir, name| apply(dir, At::Name(name)), "change attributes")
     }
 
     /// The open directory, opened again from the nearest open parent if it was given back.

@@ -4,10 +4,15 @@
 //! as something else than their name says, which is what an exchange that never happened leaves. Anything that cannot be
 //! read stays where it is.
 
+use std::collections::HashSet;
+
 use log::{info, warn};
 
 use crate::backing::{Backing, FileKind, PublishedFile};
-use crate::format::{HEADER_LEN, LayerKey, TAIL_LEN, is_temp_name, parse_layer_file_name};
+use crate::format::{
+    EntryId, HEADER_LEN, LayerKey, NameClass, Parent, TAIL_LEN, classify_name, is_temp_name,
+    layer_file_name, open_entry, parse_layer_file_name,
+};
 
 use super::core::{ControlDirs, VaultKeys};
 use super::error::{Attempt, Result};
@@ -43,6 +48,87 @@ pub(crate) fn sweep<B: Backing>(
         info!("swept {swept} leftovers of an earlier mount");
     }
     Ok(swept)
+}
+
+/// After an unclean end: removes older layers that no version refers to any more (their file was replaced or
+/// removed, and the daemon ended before they followed). It reads every directory, and concludes only if it saw all of
+/// them and every top that could refer to a layer; whatever cannot be read keeps everything.
+///
+/// Runs before the first operation: nothing moves meanwhile.
+pub(crate) fn hunt<B: Backing>(
+    backing: &B,
+    dirs: &ControlDirs<B>,
+    vault: &VaultKeys,
+) -> Result<usize> {
+    let mut layers = Vec::new();
+    for raw in backing.list(&dirs.layers).attempt("read .akasha/layers")? {
+        if let Some(parsed) = parse_layer_file_name(&raw.name) {
+            layers.push(parsed);
+        }
+    }
+    if layers.is_empty() {
+        return Ok(0);
+    }
+    let owners: HashSet<EntryId> = layers.iter().map(|(owner, _)| *owner).collect();
+    let mut kept = HashSet::new();
+    let mut open = vec![(backing.root().attempt("open the vault")?, EntryId::ROOT)];
+    while let Some((dir, id)) = open.pop() {
+        for raw in backing.list(&dir).attempt("read a directory")? {
+            let sealed = match classify_name(&raw.name) {
+                NameClass::Control | NameClass::Rescue | NameClass::Sidecar => continue,
+                NameClass::Entry => raw.name.clone(),
+                NameClass::Long => match super::dir::read_sidecar(backing, &dir, &raw.name) {
+                    Some(sealed) => sealed,
+                    None => return Ok(inconclusive()),
+                },
+                NameClass::Foreign => return Ok(inconclusive()),
+            };
+            let Ok(entry) = open_entry(&vault.keys, id, &sealed) else {
+                return Ok(inconclusive());
+            };
+            if raw.kind == FileKind::Dir {
+                let deeper = backing.open_dir(&dir, &raw.name).attempt("open a directory")?;
+                open.push((deeper, entry.id));
+            } else if owners.contains(&entry.id) {
+                let file = backing.open(&dir, &raw.name).attempt("open a file")?;
+                let Some(parents) = parents_of(&file, vault) else { return Ok(inconclusive()) };
+                kept.extend(parents.iter().map(|parent| (parent.owner, parent.layer)));
+            }
+        }
+    }
+    let mut removed = 0;
+    for layer in layers.iter().filter(|layer| !kept.contains(layer)) {
+        let name = layer_file_name(layer.0, layer.1);
+        // Only what is certainly a layer of ours.
+        if identity_of(backing, dirs, vault, &name) == Some(layer.1) {
+            backing.unlink(&dirs.layers, &name).attempt("remove an orphaned layer")?;
+            removed += 1;
+        }
+    }
+    if removed > 0 {
+        info!("removed {removed} layers that nothing refers to");
+    }
+    Ok(removed)
+}
+
+fn inconclusive() -> usize {
+    warn!("something in the vault cannot be read: layers that may be orphaned are kept");
+    0
+}
+
+/// The layers below a top; none for a simple one, `None` if it does not authenticate.
+fn parents_of<F: PublishedFile>(file: &F, vault: &VaultKeys) -> Option<Vec<Parent>> {
+    let len = file.stat().ok()?.len;
+    let tail_at = len.checked_sub(TAIL_LEN as u64)?;
+    let mut header = [0; HEADER_LEN];
+    file.read_at(0, &mut header).ok()?;
+    let key = LayerKey::open(&vault.keys, vault.cipher, vault.geometry, &header).ok()?;
+    let mut sealed = [0; TAIL_LEN];
+    file.read_at(tail_at, &mut sealed).ok()?;
+    let (tail, _) = key.open_tail(&sealed, len).ok()?;
+    let mut map = vec![0; usize::try_from(tail.map_len).ok()?];
+    file.read_at(tail_at.checked_sub(tail.map_len)?, &mut map).ok()?;
+    Some(key.open_map(&tail, map).ok()?.parents)
 }
 
 /// The id under which a layer authenticates, if it does.

@@ -108,17 +108,6 @@ impl<B: Backing> Snapshot<B> {
         &self.layers[0]
     }
 
-    /// How many live blocks each layer holds.
-    pub fn live_blocks(&self) -> Vec<u64> {
-        let mut live = vec![0; self.layers.len()];
-        for run in self.pieces.iter() {
-            if let Piece::Slot { layer, .. } = run.value {
-                live[layer as usize] += run.count;
-            }
-        }
-        live
-    }
-
     /// Decrypts the blocks of `run`, which is in one layer or a hole, into `window`.
     pub fn read_run(
         &self,

@@ -9,10 +9,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use log::warn;
 use parking_lot::{Mutex, RwLock};
 
-use crate::backing::{Backing, TempFile};
+use crate::backing::{At, AttrChange, Backing, TempFile};
 use crate::crypto::TAG_LEN;
 use crate::format::{
-    LayerKey, LayerMap, LayerSealer, ObjectId, SealedEnd, TailFields, temp_file_name,
+    EntryId, EntryKind, LayerKey, LayerMap, LayerSealer, SealedEnd, TailFields, temp_file_name,
 };
 
 use super::core::Core;
@@ -74,11 +74,6 @@ impl<B: Backing> LayerTemp<B> {
     /// What opens its slots.
     pub fn key(&self) -> &Arc<LayerKey> {
         &self.key
-    }
-
-    /// Its id.
-    pub fn id(&self) -> ObjectId {
-        self.key.id()
     }
 
     /// The open file, reopened if its descriptor was given back.
@@ -187,6 +182,30 @@ impl<B: Backing> LayerTemp<B> {
     /// If the tail was already sealed.
     pub fn with<R>(&self, with: impl FnOnce(&LayerSealer) -> R) -> R {
         with(self.sealer.read().as_ref().expect("asked before the tail is sealed"))
+    }
+
+    /// Gives the file its attributes, as far as the daemon may.
+    pub fn set_attr(&self, file: &B::Temp, attr: &AttrChange, id: EntryId) -> Result<()> {
+        let backed = self.core.backing_attr(*attr, EntryKind::File);
+        file.set_attr(&backed).attempt("set a layer's attributes")?;
+        self.keep_mode(attr, id)
+    }
+
+    fn keep_mode(&self, attr: &AttrChange, id: EntryId) -> Result<()> {
+        let Some(mode) = attr.mode else { return Ok(()) };
+        self.core
+            .keep_mode(&self.core.tmp, At::Name(&self.name), id, EntryKind::File, mode)
+            .attempt("keep a layer's mode")
+    }
+
+    /// Like [`LayerTemp::set_attr`], by name.
+    pub fn change_attr(&self, attr: &AttrChange, id: EntryId) -> Result<()> {
+        let backed = self.core.backing_attr(*attr, EntryKind::File);
+        self.core
+            .backing
+            .set_attr(&self.core.tmp, At::Name(&self.name), &backed)
+            .attempt("set a layer's attributes")?;
+        self.keep_mode(attr, id)
     }
 
     /// Reads ciphertext from the temporary file.

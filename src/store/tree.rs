@@ -64,12 +64,6 @@ impl<'a, B: Backing> Locked<'a, B> {
         let second = self.second.as_mut().filter(|(node, _)| Arc::ptr_eq(node, dir));
         &mut second.expect("the directory is one of the two that were locked").1
     }
-
-    /// Whether `dir` is one of the two.
-    pub fn holds(&self, dir: &Arc<Node<B>>) -> bool {
-        Arc::ptr_eq(self.first.0, dir)
-            || self.second.as_ref().is_some_and(|(node, _)| Arc::ptr_eq(node, dir))
-    }
 }
 
 /// The right to put a backing entry under a plaintext name.
@@ -228,16 +222,14 @@ impl<B: Backing> Store<B> {
             let link_seq = dir.dir()?.names.count();
             let place = Place { link: Some(link), home: Home::Tree(spot), link_seq, away: false };
             let node = Node::new(id, kind, place);
-            if privileged {
-                let owner = AttrChange {
-                    uid: Some(new.uid),
-                    gid: Some(new.gid),
-                    // Changing the owner clears set-id bits; a set-group-id directory keeps its own.
-                    mode: Some(mode),
-                    ..AttrChange::default()
-                };
-                node.change_home(&self.core, &owner)?;
-            }
+            let owner = AttrChange {
+                uid: privileged.then_some(new.uid),
+                gid: privileged.then_some(new.gid),
+                // Changing the owner clears set-id bits; a set-group-id directory keeps its own.
+                mode: Some(new.mode),
+                ..AttrChange::default()
+            };
+            node.change_home(&self.core, &owner)?;
             self.nodes.insert(&node);
             self.entry_made(&mut state, name, id, kind, &claim, link_seq);
             Ok(Tried::Done(node))
