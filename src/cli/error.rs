@@ -221,7 +221,7 @@ impl CliError {
                 "use the version of akasha that last wrote this vault, or a newer one".to_owned()
             }
             CliError::TooMuchMemory { .. } => {
-                "open the vault on a machine with more memory, and there lower --argon2-memory with akasha passwd"
+                "lower --argon2-memory; for a vault that exists akasha passwd does it, on a machine with more memory"
                     .to_owned()
             }
             CliError::TooCostly(_) => {

@@ -320,3 +320,123 @@ fn exists<B: Backing>(backing: &B, dir: &B::Dir, name: &[u8]) -> Result<bool> {
 fn is_wrong_kind(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ELOOP | libc::ENOTDIR | libc::EISDIR))
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+    use crate::backing::OsDisk;
+
+    fn disk() -> (tempfile::TempDir, OsDisk) {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = OsDisk::open(dir.path()).unwrap();
+        (dir, disk)
+    }
+
+    fn names(dir: &Path) -> Vec<String> {
+        let entries = fs::read_dir(dir).unwrap();
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    /// What a change that cannot fail is called with.
+    fn replace(disk: &OsDisk, new: &[u8]) -> std::result::Result<(), ReplaceError<()>> {
+        replace_config(disk, |_| Ok(new.to_vec()))
+    }
+
+    #[test]
+    fn a_vault_is_made_read_and_changed() {
+        let (dir, disk) = disk();
+        assert!(matches!(read_config(&disk), Err(VaultError::NotAVault)));
+        create(&disk, b"one").unwrap();
+        assert_eq!(read_config(&disk).unwrap(), b"one");
+        assert!(matches!(create(&disk, b"two"), Err(VaultError::Exists)));
+        replace_config::<_, ()>(&disk, |old| Ok([old, b" more"].concat())).unwrap();
+        assert_eq!(read_config(&disk).unwrap(), b"one more");
+        let control = dir.path().join(".akasha");
+        assert_eq!(names(&control), ["inodes", "layers", "lock", "tmp", "vault.toml"]);
+    }
+
+    #[test]
+    fn a_change_that_fails_changes_nothing() {
+        let (dir, disk) = disk();
+        create(&disk, b"one").unwrap();
+        let failed = replace_config(&disk, |_| Err("no"));
+        assert!(matches!(failed, Err(ReplaceError::Change("no"))));
+        assert_eq!(read_config(&disk).unwrap(), b"one");
+        assert!(!dir.path().join(".akasha/vault.toml.new").exists());
+    }
+
+    #[test]
+    fn what_a_crashed_change_left_is_written_over() {
+        let (dir, disk) = disk();
+        create(&disk, b"one").unwrap();
+        let temporary = dir.path().join(".akasha/vault.toml.new");
+        fs::write(&temporary, b"a longer half of a change").unwrap();
+        replace(&disk, b"two").unwrap();
+        assert_eq!(read_config(&disk).unwrap(), b"two");
+        assert!(!temporary.exists());
+    }
+
+    #[test]
+    fn a_directory_with_anything_in_it_is_left_alone() {
+        let (dir, disk) = disk();
+        fs::write(dir.path().join("letter"), b"x").unwrap();
+        assert!(matches!(create(&disk, b"one"), Err(VaultError::NotEmpty)));
+        assert!(matches!(replace(&disk, b"two"), Err(ReplaceError::Vault(VaultError::NotAVault))));
+        assert_eq!(names(dir.path()), ["letter"]);
+    }
+
+    #[test]
+    fn a_creator_at_work_is_not_disturbed() {
+        let (dir, disk) = disk();
+        let unfinished = dir.path().join(".akasha.new");
+        fs::create_dir(&unfinished).unwrap();
+        let lock = fs::File::create(unfinished.join("lock")).unwrap();
+        lock.lock().unwrap();
+        fs::write(unfinished.join("vault.toml"), b"theirs").unwrap();
+        assert!(matches!(create(&disk, b"ours"), Err(VaultError::Busy)));
+        assert_eq!(fs::read(unfinished.join("vault.toml")).unwrap(), b"theirs");
+        // Once it has crashed, its work is taken over.
+        drop(lock);
+        create(&disk, b"ours").unwrap();
+        assert_eq!(names(dir.path()), [".akasha"]);
+        assert_eq!(read_config(&disk).unwrap(), b"ours");
+    }
+
+    #[test]
+    fn a_configuration_of_the_wrong_kind_or_length_is_damage() {
+        let (dir, disk) = disk();
+        create(&disk, b"one").unwrap();
+        let config = dir.path().join(".akasha/vault.toml");
+        for bytes in [Vec::new(), vec![b'#'; 65_537]] {
+            fs::write(&config, bytes).unwrap();
+            assert!(matches!(read_config(&disk), Err(VaultError::Damaged(_))));
+        }
+        fs::write(&config, vec![b'#'; 65_536]).unwrap();
+        assert_eq!(read_config(&disk).unwrap().len(), 65_536);
+        fs::remove_file(&config).unwrap();
+        std::os::unix::fs::symlink("/etc/hostname", &config).unwrap();
+        assert!(matches!(read_config(&disk), Err(VaultError::Damaged(_))));
+    }
+
+    #[test]
+    fn who_holds_the_vault_is_seen_and_told_in_one_line() {
+        let (dir, disk) = disk();
+        create(&disk, b"one").unwrap();
+        assert!(!is_held(&disk, true).unwrap());
+        assert_eq!(lock_note(&disk), None);
+        let path = dir.path().join(".akasha/lock");
+        fs::write(&path, b"process 7\x1b[31m\nsecond line").unwrap();
+        let lock = fs::File::open(&path).unwrap();
+        lock.lock_shared().unwrap();
+        assert!(is_held(&disk, true).unwrap());
+        assert!(!is_held(&disk, false).unwrap());
+        assert_eq!(lock_note(&disk).unwrap(), "process 7 [31m second line");
+    }
+}
