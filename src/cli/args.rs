@@ -174,8 +174,8 @@ pub struct MountArgs {
     /// Mount options as mount(8) passes them, separated by commas
     ///
     /// ro, rw, atime, noatime, relatime, strictatime, suid, nosuid, dev, nodev, exec, noexec, sync, async, dirsync,
-    /// allow_other, allow_root, default_permissions, nonempty, foreground, commit=, password-file=, log-level=. What only concerns
-    /// mount(8) and fstab is ignored: defaults, auto, noauto, user, users, nouser, owner, group, nofail,
+    /// allow_other, allow_root, default_permissions, nonempty, foreground, commit=, password-file=, log-level=. What
+    /// only concerns mount(8) and fstab is ignored: defaults, auto, noauto, user, users, nouser, owner, group, nofail,
     /// _netdev, comment=, x-*.
     #[arg(short, value_name = "OPTIONS", num_args = 1, allow_hyphen_values = true)]
     pub options: Vec<OsString>,
