@@ -64,7 +64,11 @@ impl<B: Backing> FileSystem<B> {
 
     /// fsync(2) of a directory: its names are durable on return, and what they name (G2).
     pub fn fsyncdir(&self, handle: Handle) -> Result<()> {
-        Ok(self.store.fsync_dir(&self.dirs.get(handle)?.node)?)
+        let synced = self.store.fsync_dir(&self.dirs.get(handle)?.node);
+        if synced.is_err() {
+            self.note_change();
+        }
+        Ok(synced?)
     }
 
     /// Lists from after the cookie `after` (0: from the start) until `emit` says that it took no more.

@@ -229,6 +229,11 @@ impl<B: Backing> FileSystem<B> {
 
     /// fsync(2), fdatasync(2): content, attributes and name are durable on return (G2).
     pub fn fsync(&self, handle: Handle) -> Result<()> {
-        Ok(self.store.fsync(&self.files.get(handle)?.node)?)
+        let synced = self.store.fsync(&self.files.get(handle)?.node);
+        if synced.is_err() {
+            // Maintenance has the kernel forget what was lost.
+            self.note_change();
+        }
+        Ok(synced?)
     }
 }

@@ -90,9 +90,8 @@ impl<B: Backing> FileSystem<B> {
 
     /// The kernel lost `count` references to `ino`. Unknown numbers are ignored.
     pub fn forget(&self, ino: EntryId, count: u64) {
-        if let Some(node) = self.inodes.forget(ino, count) {
-            self.store.forget(node);
-        }
+        // What the store still needs of the node, it holds itself.
+        drop(self.inodes.forget(ino, count));
     }
 
     /// How many inodes the kernel knows, the root included.
@@ -108,7 +107,7 @@ impl<B: Backing> FileSystem<B> {
     /// Whether `dir` answers lookups and listings without reading the vault. False for what is
     /// not known.
     pub fn is_loaded(&self, dir: EntryId) -> bool {
-        self.inodes.get(dir).is_ok_and(|node| self.store.dir_is_loaded(&node))
+        self.inodes.get(dir).is_ok_and(|node| self.store.is_loaded(&node))
     }
 
     /// One turn of the store's maintenance: commits what is due, settles removals. Returns how long
@@ -116,6 +115,12 @@ impl<B: Backing> FileSystem<B> {
     pub fn maintain(&self) -> Duration {
         self.changed.store(false, Ordering::Relaxed);
         self.store.tick()
+    }
+
+    /// Inodes whose cached pages show changes that were lost to a failed sync: the kernel must forget
+    /// those pages. Each is told once.
+    pub fn take_invalid(&self) -> Vec<EntryId> {
+        self.store.take_invalid()
     }
 
     /// `notify` runs at the first change after each [`FileSystem::maintain`], in the thread that

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
-use fuser::{Config, SessionACL};
+use fuser::{Config, Notifier, SessionACL};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::{Handle as SignalHandle, Signals};
 
@@ -99,12 +99,15 @@ fn serve_until_ended<B: Backing>(
     let mounted = mount::mount(mountpoint, options)?;
     let point = mounted.point.clone();
     let adapter = Adapter::new(Arc::clone(fs), Arc::clone(&workers), options);
-    if let Err(error) = start_session(adapter, mounted.device, options, events.clone()) {
-        // Nothing answers there: better gone than hanging.
-        let _ = point.unmount(true);
-        return Err(error);
-    }
-    let maintenance = Maintenance::start(fs).map_err(ServeError::Thread);
+    let notifier = match start_session(adapter, mounted.device, options, events.clone()) {
+        Ok(notifier) => notifier,
+        Err(error) => {
+            // Nothing answers there: better gone than hanging.
+            let _ = point.unmount(true);
+            return Err(error);
+        }
+    };
+    let maintenance = Maintenance::start(fs, notifier).map_err(ServeError::Thread);
     let watched = maintenance.and_then(|maintenance| {
         start_probe(point.clone(), events).map_err(ServeError::Thread)?;
         let ended = Watch { point: &point, options, news: &news, dev: None }.run(on_ready);
@@ -126,7 +129,7 @@ fn start_session<B: Backing>(
     device: OwnedFd,
     options: &MountOptions,
     events: Sender<Event>,
-) -> Result<(), ServeError> {
+) -> Result<Notifier, ServeError> {
     let mut config = Config::default();
     // Users mount through the helper and may be unable to open the device themselves.
     config.clone_fd = mount::can_open_device();
@@ -140,6 +143,7 @@ fn start_session<B: Backing>(
     };
     let session =
         fuser::Session::from_fd(adapter, device, acl, config).map_err(ServeError::Handshake)?;
+    let notifier = session.notifier();
     thread::Builder::new()
         .name("akasha-session".to_owned())
         .spawn(move || {
@@ -147,7 +151,7 @@ fn start_session<B: Backing>(
             let _ = events.send(Event::Ended(ended));
         })
         .map_err(ServeError::Thread)?;
-    Ok(())
+    Ok(notifier)
 }
 
 /// Asks the mount for its root from the outside: when that answers, the mount is ready.

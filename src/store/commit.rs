@@ -12,6 +12,7 @@
 //! A cut before `publish` leaves the old version and a temporary file, which the next mount sweeps; a cut after it leaves
 //! the new one, or the old one if the rename was not durable yet. docs/DURABILITY.md goes through the cases.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -29,7 +30,7 @@ use super::dirmap::MapEntry;
 use super::error::{Attempt, Result, StoreError};
 use super::finish::{self, Finished, older_spot};
 use super::node::{CommitState, FileBody, Ghost, Home, Link, Node, TreeSpot};
-use super::tree::{Blocked, Locked, Tried, claim, clone_home, has_handles};
+use super::tree::{Blocked, Locked, Tried, claim, clone_home};
 
 /// From this many layers on one syncfs is cheaper than one fsync each.
 const SYNC_ALL_LAYERS: usize = 8;
@@ -50,31 +51,32 @@ impl<B: Backing> Store<B> {
     /// Commits every change of these files made before the call, and the names they wait to take. Their bytes are
     /// durable on return, their names after [`Store::sync_path`].
     pub(super) fn commit(&self, nodes: &[Arc<Node<B>>]) -> Result<()> {
-        let mut first_error = None;
+        let targets: Vec<(Arc<Node<B>>, u64)> =
+            nodes.iter().map(|node| (Arc::clone(node), changes(node))).collect();
+        let mut first: Vec<Arc<Node<B>>> = Vec::new();
         for _ in 0..ROUNDS {
-            let mut waiting: Vec<&Arc<Node<B>>> =
-                nodes.iter().filter(|node| needs_commit(node)).collect();
+            let mut waiting: Vec<Arc<Node<B>>> = targets
+                .iter()
+                .filter(|(node, target)| needs_commit(node, *target))
+                .map(|(node, _)| Arc::clone(node))
+                .chain(first.drain(..))
+                .collect();
             if waiting.is_empty() {
-                break;
+                return Ok(());
             }
             waiting.sort_by_key(|node| node.id());
             waiting.dedup_by_key(|node| node.id());
-            let targets: Vec<(Arc<Node<B>>, u64)> =
-                waiting.iter().map(|node| (Arc::clone(node), changes(node))).collect();
-            let result = self.commit_once(&waiting);
-            if let Err(error) = result {
-                first_error.get_or_insert(error);
-                break;
-            }
-            // A frozen edit of an earlier attempt may have come first: then once more.
-            if targets.iter().all(|(node, target)| is_covered(node, *target)) {
-                break;
-            }
+            // Whoever is in the way of one of these is committed along with them in the next round.
+            first = self.commit_once(&waiting)?;
         }
-        first_error.map_or(Ok(()), Err)
+        Err(StoreError::Io {
+            what: "commit files that keep changing places",
+            source: std::io::Error::from_raw_os_error(libc::EAGAIN),
+        })
     }
 
-    fn commit_once(&self, nodes: &[&Arc<Node<B>>]) -> Result<()> {
+    /// One round. Returns the nodes that hold a name which one of `nodes` wants.
+    fn commit_once(&self, nodes: &[Arc<Node<B>>]) -> Result<Vec<Arc<Node<B>>>> {
         let mut first_error = None;
         let mut works = Vec::new();
         for node in nodes {
@@ -88,12 +90,24 @@ impl<B: Backing> Store<B> {
             }
         }
         self.sync_layers(&mut works, &mut first_error);
-        for mut work in works {
-            if let Err(error) = self.publish(work.node, &mut work.guard, work.covers) {
-                first_error.get_or_insert(error);
+        let mut in_the_way = Vec::new();
+        let mut works = VecDeque::from(works);
+        let mut stuck = 0;
+        while let Some(mut work) = works.pop_front() {
+            match self.publish(work.node, &mut work.guard, work.covers) {
+                Ok(None) => stuck = 0,
+                // It may be one of those that are still to be published.
+                Ok(Some(_)) if stuck < works.len() => {
+                    stuck += 1;
+                    works.push_back(work);
+                }
+                Ok(Some(other)) => in_the_way.push(other),
+                Err(error) => {
+                    first_error.get_or_insert(error);
+                }
             }
         }
-        first_error.map_or(Ok(()), Err)
+        first_error.map_or(Ok(in_the_way), Err)
     }
 
     /// Freezes the open edit, if no frozen one waits, and completes the frozen one's layer.
@@ -196,26 +210,43 @@ impl<B: Backing> Store<B> {
         }
     }
 
-    /// Shows the committed version: the one rename.
-    fn publish(&self, node: &Arc<Node<B>>, guard: &mut CommitState<B>, covers: u64) -> Result<()> {
-        self.try_until(|| {
+    /// Shows the committed version: the one rename. Returns the node that must be committed first, if there is one.
+    fn publish(
+        &self,
+        node: &Arc<Node<B>>,
+        guard: &mut CommitState<B>,
+        covers: u64,
+    ) -> Result<Option<Arc<Node<B>>>> {
+        for _ in 0..ROUNDS {
             let link = node.place.lock().link.clone();
-            match (clone_home(node), link) {
+            let tried = match (clone_home(node), link) {
                 (Home::Gone | Home::Root | Home::Damaged { .. }, _) => {
                     guard.finished = None;
                     self.discard(node);
-                    Ok(Tried::Done(()))
+                    return Ok(None);
                 }
                 (Home::Pending | Home::Ghost(_), None) => {
-                    self.publish_ghost(node, guard, covers).map(Tried::Done)
+                    self.publish_ghost(node, guard, covers)?;
+                    return Ok(None);
                 }
                 (Home::Pending | Home::Ghost(_), Some(link)) => {
-                    self.publish_new(node, &link, guard, covers)
+                    self.publish_new(node, &link, guard, covers)?
                 }
                 (Home::Tree(spot), link) => {
-                    self.publish_over(node, &spot, link.as_ref(), guard, covers)
+                    self.publish_over(node, &spot, link.as_ref(), guard, covers)?
                 }
+            };
+            match tried {
+                Tried::Done(()) => return Ok(None),
+                Tried::Blocked(Blocked::Commit(other)) => return Ok(Some(other)),
+                Tried::Blocked(Blocked::Sync(dir, change)) => dir.sync_names(&self.core, change)?,
+                Tried::Blocked(Blocked::Settle(dir)) => self.settle(&dir)?,
+                Tried::Blocked(Blocked::Again) => {}
             }
+        }
+        Err(StoreError::Io {
+            what: "publish a file that keeps moving",
+            source: std::io::Error::from_raw_os_error(libc::EAGAIN),
         })
     }
 
@@ -367,19 +398,20 @@ impl<B: Backing> Store<B> {
         }
         match link {
             Some(link) if !spot.is_at(link) => {
+                spot.dir.hold_times(core, locked.of(&spot.dir))?;
+                link.dir.hold_times(core, locked.of(&link.dir))?;
                 let moved = self.move_home(&mut locked, node, &link.dir, &link.name)?;
                 if let Tried::Blocked(blocked) = moved {
                     return Ok(Tried::Blocked(blocked));
                 }
                 self.moved_at_last(&mut locked, node, spot, link)?;
             }
-            None if !has_handles(node) => {
+            None if node.place.lock().away => {
                 // Unlinked while its rename was waiting: the old name goes too.
                 let state = locked.of(&spot.dir);
-                if let Some(Under::MovedAway(_)) = state.under.get(&spot.name) {
-                    state.under.remove(&spot.name);
-                    self.remove_entry(state, Some(node), spot, node.id(), node.kind())?;
-                }
+                state.under.remove(&spot.name);
+                node.place.lock().away = false;
+                self.remove_entry(state, Some(node), spot, node.id(), node.kind())?;
             }
             _ => {}
         }
@@ -483,12 +515,7 @@ impl<B: Backing> Store<B> {
         };
         drop((frozen, finished));
         if done {
-            let place = node.place.lock();
-            let waits = match (&place.home, &place.link) {
-                (Home::Tree(spot), Some(link)) => !spot.is_at(link),
-                _ => false,
-            };
-            drop(place);
+            let waits = node.place.lock().away;
             if !waits {
                 self.queue.remove(node.id());
             }
@@ -653,27 +680,18 @@ impl<B: Backing> Store<B> {
     }
 }
 
-/// Whether anything of `node` waits for a commit.
-fn needs_commit<B: Backing>(node: &Arc<Node<B>>) -> bool {
+/// Whether a change of `node` up to `target`, or a name that it waits to take, is still to be committed.
+fn needs_commit<B: Backing>(node: &Arc<Node<B>>, target: u64) -> bool {
     let Ok(body) = node.file() else { return false };
-    if body.state.read().is_dirty() || body.state.read().lost {
-        return true;
+    {
+        let state = body.state.read();
+        if state.lost || (state.is_dirty() && state.committed < target) {
+            return true;
+        }
     }
-    let place = node.place.lock();
-    match (&place.home, &place.link) {
-        (Home::Tree(spot), Some(link)) => !spot.is_at(link),
-        _ => false,
-    }
+    node.place.lock().away
 }
 
 fn changes<B: Backing>(node: &Arc<Node<B>>) -> u64 {
     node.file().map_or(0, |body| body.state.read().changes)
-}
-
-/// Whether every change up to `target` is committed.
-fn is_covered<B: Backing>(node: &Arc<Node<B>>, target: u64) -> bool {
-    node.file().map_or(true, |body| {
-        let state = body.state.read();
-        state.committed >= target || !state.is_dirty()
-    })
 }

@@ -272,20 +272,37 @@ impl<B: Backing> Node<B> {
             return Ok(());
         }
         let first = dir.state.lock().sync_first.clone();
-        for (source, change) in &first {
-            match source.sync_names(core, *change) {
-                // A directory that was removed since has nothing left to lose.
-                Err(error) if error.is_missing() => {}
-                other => other?,
+        let chained = first.iter().any(|(source, _)| {
+            source.dir().is_ok_and(|body| !body.state.lock().sync_first.is_empty())
+        });
+        if chained {
+            // Moves into the sources as well, perhaps in a circle: everything at once has no order.
+            core.backing.sync_all(&core.root).attempt("sync the vault")?;
+        } else {
+            for (source, change) in &first {
+                source.sync_names_plainly(core, *change)?;
             }
         }
-        let fd = self.dir_fd(core)?;
-        dir.names.sync(change, || core.backing.sync_dir(&fd).attempt("sync a directory"))?;
+        self.sync_names_plainly(core, change)?;
         let mut state = dir.state.lock();
         let upto = dir.names.upto();
         state.vacated.retain(|_, vacated| vacated.change > upto);
         state.sync_first.retain(|(s, c)| !first.iter().any(|(t, d)| Arc::ptr_eq(s, t) && c <= d));
         Ok(())
+    }
+
+    /// Syncs this directory alone.
+    fn sync_names_plainly(self: &Arc<Self>, core: &Core<B>, change: u64) -> Result<()> {
+        let dir = self.dir()?;
+        if dir.names.upto() >= change {
+            return Ok(());
+        }
+        let fd = match self.dir_fd(core) {
+            // A directory that was removed since has nothing left to lose.
+            Err(error) if error.is_missing() => return Ok(()),
+            other => other?,
+        };
+        dir.names.sync(change, || core.backing.sync_dir(&fd).attempt("sync a directory"))
     }
 }
 

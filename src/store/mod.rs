@@ -91,7 +91,7 @@ pub struct Attr {
 }
 
 /// Attributes of something new.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NewAttr {
     /// Permission bits, 0..=0o7777, the umask already applied.
     pub mode: u32,
@@ -111,7 +111,7 @@ pub enum TimeChange {
 }
 
 /// Attributes to set; `None` leaves one as it is.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SetAttr {
     /// Permission bits, 0..=0o7777.
     pub mode: Option<u32>,
@@ -203,7 +203,7 @@ impl<B: Backing> Store<B> {
         }
         let cached = options.max_cached_entries;
         let core = Arc::new(Core::new(backing, keys, dirs, options, entropy, clock));
-        let place = Place { link: None, home: Home::Root, link_seq: 0 };
+        let place = Place { link: None, home: Home::Root, link_seq: 0, away: false };
         let root = Node::new(EntryId::ROOT, EntryKind::Dir, place);
         let nodes = Nodes::new();
         nodes.insert(&root);
@@ -469,11 +469,7 @@ impl<B: Backing> Store<B> {
         if node.file().is_ok_and(|body| body.state.read().is_dirty()) {
             return true;
         }
-        let place = node.place.lock();
-        match (&place.home, &place.link) {
-            (Home::Tree(spot), Some(link)) => !spot.is_at(link),
-            _ => false,
-        }
+        node.place.lock().away
     }
 
     /// Removes what an unlinked file still held when its last handle went.

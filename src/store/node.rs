@@ -47,6 +47,8 @@ pub(crate) struct Place<B: Backing> {
     pub home: Home<B>,
     /// The directory change that made the home's name: durable once that directory is synced so far.
     pub link_seq: u64,
+    /// Whether the mount moved it away from its home: the backing entry follows at the next commit.
+    pub away: bool,
 }
 
 /// A name in a directory of the mount.

@@ -107,7 +107,7 @@ impl<B: Backing> Store<B> {
             };
             let link = Link { dir: Arc::clone(dir), name: name.into() };
             let link_seq = dir.dir().map_or(0, |d| d.names.latest());
-            Node::new(entry.id, entry.kind, Place { link: Some(link), home, link_seq })
+            Node::new(entry.id, entry.kind, Place { link: Some(link), home, link_seq, away: false })
         });
         let here = {
             let place = node.place.lock();
@@ -179,7 +179,7 @@ impl<B: Backing> Store<B> {
         let id = EntryId::random(&*self.core.entropy);
         let now = self.core.now();
         let link = Link { dir: Arc::clone(dir), name: name.into() };
-        let place = Place { link: Some(link), home: Home::Pending, link_seq: 0 };
+        let place = Place { link: Some(link), home: Home::Pending, link_seq: 0, away: false };
         let node = Node::new(id, kind, place);
         {
             let mut file = node.file()?.state.write();
@@ -226,7 +226,7 @@ impl<B: Backing> Store<B> {
                 TreeSpot { dir: Arc::clone(dir), name: name.into(), replaces: claim.replaces };
             let link = Link { dir: Arc::clone(dir), name: name.into() };
             let link_seq = dir.dir()?.names.count();
-            let place = Place { link: Some(link), home: Home::Tree(spot), link_seq };
+            let place = Place { link: Some(link), home: Home::Tree(spot), link_seq, away: false };
             let node = Node::new(id, kind, place);
             if privileged {
                 let owner = AttrChange {
@@ -325,6 +325,7 @@ impl<B: Backing> Store<B> {
             // A deferred rename: the old name still holds the committed version.
             if Arc::ptr_eq(&spot.dir, dir) {
                 state.under.remove(&spot.name);
+                node.place.lock().away = false;
                 self.remove_entry(state, Some(node), &spot, node.id(), node.kind())?;
             } else {
                 // The other directory is not locked here: the commit of the unlinked node removes it.
@@ -576,20 +577,18 @@ impl<B: Backing> Store<B> {
         let mut locked = Locked::lock(self, dir, to_dir)?;
         let source = locked.of(dir).map().get(name).ok_or(StoreError::NotFound)?;
         let target = locked.of(to_dir).map().get(to_name);
+        if target.is_some() && flags == RenameFlags::NoReplace {
+            return Err(StoreError::AlreadyExists);
+        }
         if target.is_some_and(|target| target.id == source.id) {
             return Ok(Tried::Done(()));
         }
         if source.damaged || target.is_some_and(|target| target.damaged) {
             return Err(StoreError::NotSupported);
         }
-        match (&target, flags) {
-            (Some(_), RenameFlags::NoReplace) => return Err(StoreError::AlreadyExists),
-            (Some(t), _) if t.kind == EntryKind::Dir && source.kind != EntryKind::Dir => {
-                return Err(StoreError::IsADirectory);
-            }
-            (Some(t), _) if t.kind != EntryKind::Dir && source.kind == EntryKind::Dir => {
-                return Err(StoreError::NotADirectory);
-            }
+        match target.map(|target| target.kind == EntryKind::Dir) {
+            Some(true) if source.kind != EntryKind::Dir => return Err(StoreError::IsADirectory),
+            Some(false) if source.kind == EntryKind::Dir => return Err(StoreError::NotADirectory),
             _ => {}
         }
         let node = self.node_of(dir, locked.of(dir), name, &source)?;
@@ -597,8 +596,14 @@ impl<B: Backing> Store<B> {
         if !source.published && locked.of(dir).under.contains_key(name) {
             return Ok(Tried::Blocked(Blocked::Commit(node)));
         }
+        // Whoever still has the target's backing name moves out first, or two could wait for each other.
+        if let Some(Under::MovedAway(other)) = locked.of(to_dir).under.get(to_name) {
+            return Ok(Tried::Blocked(Blocked::Commit(Arc::clone(other))));
+        }
         let native = if source.published {
-            match self.may_move_now(&node, target.is_some()) {
+            let covers = target.is_some_and(|target| target.published)
+                || locked.of(to_dir).under.contains_key(to_name);
+            match self.may_move_now(&node, covers) {
                 MoveNow::Yes => true,
                 MoveNow::AfterCommit => return Ok(Tried::Blocked(Blocked::Commit(node))),
                 MoveNow::WithCommit => false,
@@ -623,15 +628,17 @@ impl<B: Backing> Store<B> {
         to_name: &[u8],
         flags: RenameFlags,
     ) -> Result<Option<Blocked<B>>> {
-        let source_is_dir =
-            self.lock_dir(dir)?.map().get(name).is_some_and(|entry| entry.kind == EntryKind::Dir);
-        if !source_is_dir || flags != RenameFlags::Replace {
+        let source = self.lock_dir(dir)?.map().get(name);
+        let Some(source) = source.filter(|source| source.kind == EntryKind::Dir) else {
+            return Ok(None);
+        };
+        if flags != RenameFlags::Replace {
             return Ok(None);
         }
         let target = {
             let state = self.lock_dir(to_dir)?;
             match state.map().get(to_name) {
-                Some(entry) if entry.kind == EntryKind::Dir => {
+                Some(entry) if entry.kind == EntryKind::Dir && entry.id != source.id => {
                     self.node_of(to_dir, &state, to_name, &entry)?
                 }
                 _ => return Ok(None),
@@ -745,6 +752,7 @@ impl<B: Backing> Store<B> {
             let mut place = node.place.lock();
             place.home = Home::Tree(to);
             place.link_seq = change;
+            place.away = false;
         }
         if !Arc::ptr_eq(&from.dir, to_dir) {
             // btrfs would otherwise show the entry in both after a power cut, or in none.
@@ -805,6 +813,7 @@ impl<B: Backing> Store<B> {
         let now = self.core.now();
         let was = locked.of(dir).map_mut().remove(name);
         if was.is_some_and(|entry| entry.published) {
+            node.place.lock().away = true;
             locked.of(dir).under.insert(name.into(), Under::MovedAway(Arc::clone(node)));
         }
         locked.of(dir).pending.remove(&node.id());
@@ -995,10 +1004,16 @@ impl<B: Backing> Store<B> {
                 }
                 due.push(doomed);
             }
+            if due.is_empty() {
+                continue;
+            }
+            dir.hold_times(&self.core, &mut state)?;
+            self.touched.lock().push(Arc::clone(dir));
             for doomed in due {
                 self.remove_doomed(dir, &mut state, doomed);
             }
         }
+        self.restore_touched();
         let clean = body.state.lock().doomed.is_empty();
         if clean {
             self.queue.settled(dir.id());
@@ -1162,7 +1177,8 @@ pub(super) fn claim<B: Backing>(
         }
         None => {}
     }
-    match state.vacated.get(name) {
+    let upto = dir.dir().map_or(0, |body| body.names.upto());
+    match state.vacated.get(name).filter(|vacated| vacated.change > upto) {
         Some(Vacated { by: VacatedBy::Removed(id), .. }) => {
             Ok(Claim { replaces: Some(*id), dies: None })
         }
