@@ -1,5 +1,5 @@
-//! Descriptors that this process was started with and never asked for: a lock that a script holds (flock(1)), a pipe that
-//! somebody waits on. A daemon must not keep them for as long as it lives.
+//! Descriptors that this process was started with and never asked for: a lock that a script holds (flock(1)), a
+//! pipe that somebody waits on. A daemon must not keep them for as long as it lives.
 
 #![allow(unsafe_code)]
 

@@ -22,10 +22,17 @@ const EXAMPLES: &str = "Example:
 ";
 
 const PASSWORDS: &str = "Passwords:
-  A password comes from the terminal, or from --password-file, or from --password-command, or from
-  standard input when that is no terminal: never from an argument or an environment variable, which
-  other users can see. It is a string of 1 to 4096 bytes, not necessarily UTF-8. One newline at the end of
-  a file or of a command's output is not part of it; on standard input it ends at the first newline.
+  A password comes from the terminal, or from --password-file, or from
+  --password-command, or from standard input when that is no terminal: never
+  from an argument or an environment variable, which other users can see. It is
+  a string of 1 to 4096 bytes, not necessarily UTF-8. One newline at the end of
+  a file or of a command's output is not part of it; on standard input it ends
+  at the first newline.
+";
+
+const TWO_PASSWORDS: &str =
+    "  Where both come from standard input, the first line is the current one and
+  the second line the new one.
 ";
 
 /// `akasha …`
@@ -62,7 +69,7 @@ pub enum Command {
     ///
     /// Only the key slot that the old password opens is written, in one atomic step; no file is encrypted anew.
     /// Whoever knew the old password and kept a copy of the old vault.toml can still open the vault with it.
-    #[command(after_long_help = PASSWORDS)]
+    #[command(after_long_help = format!("{PASSWORDS}{TWO_PASSWORDS}"))]
     Passwd(PasswdArgs),
     /// Show what a vault is made of
     ///
@@ -102,13 +109,13 @@ pub struct NewPasswordArgs {
 /// What guessing a password shall cost (Argon2id, RFC 9106).
 #[derive(Args, Debug, Default)]
 pub struct KdfArgs {
-    /// Memory that deriving the key takes, 19MiB to 4GiB [default: 256MiB]
+    /// Memory that deriving the key takes, 19MiB to 4GiB [default: 256MiB, for passwd as it is]
     #[arg(long, value_name = "SIZE", value_parser = size::parse, help_heading = "Key derivation")]
     pub argon2_memory: Option<u64>,
-    /// Passes over that memory, 2 to 64 [default: 3]
+    /// Passes over that memory, 2 to 64 [default: 3, for passwd as it is]
     #[arg(long, value_name = "N", help_heading = "Key derivation")]
     pub argon2_passes: Option<u32>,
-    /// Lanes computed in parallel, 1 to 64 [default: 4]
+    /// Lanes computed in parallel, 1 to 64 [default: 4, for passwd as it is]
     #[arg(long, value_name = "N", help_heading = "Key derivation")]
     pub argon2_lanes: Option<u32>,
 }
@@ -167,8 +174,8 @@ pub struct MountArgs {
     /// Mount options as mount(8) passes them, separated by commas
     ///
     /// ro, rw, atime, noatime, relatime, strictatime, suid, nosuid, dev, nodev, exec, noexec, sync, async, dirsync,
-    /// allow_other, allow_root, default_permissions, nonempty, foreground, commit=, password-file=, log-level=. What only concerns
-    /// mount(8) and fstab is ignored: defaults, auto, noauto, user, users, nouser, owner, group, nofail,
+    /// allow_other, allow_root, default_permissions, nonempty, foreground, commit=, password-file=, log-level=. What
+    /// only concerns mount(8) and fstab is ignored: defaults, auto, noauto, user, users, nouser, owner, group, nofail,
     /// _netdev, comment=, x-*.
     #[arg(short, value_name = "OPTIONS", num_args = 1, allow_hyphen_values = true)]
     pub options: Vec<OsString>,

@@ -70,7 +70,7 @@ pub enum CliError {
     #[error("deriving the key failed: {0}")]
     KdfFailed(String),
     /// The vault is mounted read-write, or is about to be.
-    #[error("the vault {vault:?} is mounted already{}", .holder.as_deref().map(|h| format!(", by {h}")).unwrap_or_default())]
+    #[error("the vault {vault:?} is mounted already{}", by(.holder.as_deref()))]
     InUse {
         /// Where it is.
         vault: PathBuf,
@@ -221,7 +221,7 @@ impl CliError {
                 "use the version of akasha that last wrote this vault, or a newer one".to_owned()
             }
             CliError::TooMuchMemory { .. } => {
-                "open the vault on a machine with more memory, and there lower --argon2-memory with akasha passwd"
+                "lower --argon2-memory; for a vault that exists akasha passwd does it, on a machine with more memory"
                     .to_owned()
             }
             CliError::TooCostly(_) => {
@@ -297,6 +297,10 @@ fn io_hint(source: &io::Error) -> String {
             _ => "see the kernel's log (dmesg) if the disk is at fault, and try again".to_owned(),
         },
     }
+}
+
+fn by(holder: Option<&str>) -> String {
+    holder.map(|holder| format!(", by {holder}")).unwrap_or_default()
 }
 
 /// The system's text without Rust's " (os error 13)".

@@ -1,5 +1,6 @@
-//! `akasha mount`. The order is a matter of safety: look at the vault and the mountpoint, read the password (a command may run
-//! for it), leave for the background, and only then derive keys, so that no other process ever holds them.
+//! `akasha mount`. The order is a matter of safety: look at the vault and the mountpoint, read the password (a
+//! command may run for it), leave for the background, and only then derive keys, so that no other process ever
+//! holds them.
 
 use std::io;
 use std::path::{Path, PathBuf};

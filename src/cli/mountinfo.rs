@@ -34,8 +34,8 @@ impl Mount {
     }
 }
 
-/// The path of a vault as [`Mount::vault`] reads it. It passes through option lists (fusermount3, mount(8)), where a comma
-/// would begin another option: whatever is not plainly part of a path is written as `%XX`.
+/// The path of a vault as [`Mount::vault`] reads it. It passes through option lists (fusermount3, mount(8)), where
+/// a comma would begin another option: whatever is not plainly part of a path is written as `%XX`.
 pub fn escape(path: &Path) -> String {
     let mut source = String::new();
     for &byte in path.as_os_str().as_bytes() {

@@ -13,8 +13,7 @@ use super::plan::KdfPlan;
 /// Runs the command. Both passwords are read before any key exists.
 ///
 /// # Errors
-/// [`CliError::WrongPassword`](super::error::CliError::WrongPassword), `BeingChanged`; what finding a vault and reading a
-/// password give.
+/// A wrong password, another change at work; what finding a vault and reading a password give.
 pub fn run(args: PasswdArgs) -> Result<()> {
     let asked = KdfPlan::new(&args.kdf)?;
     let found = Found::at(&args.vault)?;

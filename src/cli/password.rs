@@ -4,6 +4,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, IsTerminal, Read};
+use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -46,16 +47,21 @@ pub struct PasswordReader<R> {
     stdin_is_terminal: bool,
 }
 
-impl PasswordReader<io::StdinLock<'static>> {
-    /// Reads the process's standard input where no source is named.
+impl PasswordReader<Box<dyn Read>> {
+    /// Reads the process's standard input where no source is named: its descriptor, since the standard library's
+    /// buffer would keep a copy that nobody wipes.
     pub fn new() -> Self {
         let stdin = io::stdin();
         let stdin_is_terminal = stdin.is_terminal();
-        PasswordReader { stdin: stdin.lock(), stdin_is_terminal }
+        let input: Box<dyn Read> = match stdin.as_fd().try_clone_to_owned() {
+            Ok(fd) => Box::new(File::from(fd)),
+            Err(_) => Box::new(io::empty()),
+        };
+        PasswordReader { stdin: input, stdin_is_terminal }
     }
 }
 
-impl Default for PasswordReader<io::StdinLock<'static>> {
+impl Default for PasswordReader<Box<dyn Read>> {
     fn default() -> Self {
         Self::new()
     }

@@ -17,6 +17,8 @@ use super::mountpoint;
 
 /// After which time a terminal is told what is being waited for.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// After which time everybody else is.
+const LONG_PATIENCE: Duration = Duration::from_secs(30);
 const FIRST_POLL: Duration = Duration::from_millis(2);
 const LONGEST_POLL: Duration = Duration::from_millis(100);
 
@@ -26,12 +28,15 @@ const LONGEST_POLL: Duration = Duration::from_millis(100);
 /// [`CliError::NotMounted`], [`CliError::Busy`], [`CliError::FuseMissing`]; `NotAllowed` for somebody else's mount.
 pub fn run(args: &UmountArgs) -> Result<()> {
     let (path, mount) = find(&args.mountpoint)?;
+    // A lazy unmount ends with the last open file, which may be never; a read-only one leaves nothing to commit,
+    // and others may share the vault.
+    let awaited = mount.vault().filter(|_| !args.lazy && !mount.read_only);
+    // Looked at before: afterwards somebody else may hold it.
+    let holder = awaited.as_deref().and_then(holder_of);
     take_down(&path, args.lazy)?;
-    match mount.vault() {
-        // A lazy unmount ends with the last open file, which may be never; a read-only one leaves nothing to commit,
-        // and others may share the vault.
-        Some(vault) if !args.lazy && !mount.read_only => wait_until_released(&vault),
-        _ => Ok(()),
+    match awaited {
+        Some(vault) => wait_until_released(&vault, holder.as_deref()),
+        None => Ok(()),
     }
 }
 
@@ -99,17 +104,22 @@ fn refusal(path: &Path, said: &str) -> CliError {
     }
 }
 
-/// The daemon holds the vault's lock until its last commit is done.
-fn wait_until_released(vault: &Path) -> Result<()> {
+/// The daemon holds the vault's lock until its last commit is done. A lock that has another holder's note by then is a
+/// new mount, not what is waited for.
+fn wait_until_released(vault: &Path, holder: Option<&str>) -> Result<()> {
     let start = Instant::now();
-    let mut progress = Progress::new();
+    let mut progress = Progress::new(holder.unwrap_or("the daemon"));
     let mut poll = FIRST_POLL;
-    while is_held(vault)? {
+    while is_held(vault)? && holder_of(vault).as_deref() == holder {
         progress.tell(start.elapsed());
         thread::sleep(poll);
         poll = (poll * 2).min(LONGEST_POLL);
     }
     Ok(())
+}
+
+fn holder_of(path: &Path) -> Option<String> {
+    vault::lock_note(&OsDisk::open(path).ok()?)
 }
 
 fn is_held(path: &Path) -> Result<bool> {
@@ -127,35 +137,43 @@ fn is_held(path: &Path) -> Result<bool> {
     }
 }
 
-/// One line on a terminal, rewritten; nothing elsewhere.
-struct Progress {
+/// On a terminal one line, rewritten; elsewhere one line, once, when it takes very long.
+struct Progress<'a> {
+    holder: &'a str,
     is_terminal: bool,
     shown_s: Option<u64>,
 }
 
-impl Progress {
-    fn new() -> Self {
-        Progress { is_terminal: io::stderr().is_terminal(), shown_s: None }
+impl<'a> Progress<'a> {
+    fn new(holder: &'a str) -> Self {
+        Progress { holder, is_terminal: io::stderr().is_terminal(), shown_s: None }
     }
 
     fn tell(&mut self, elapsed: Duration) {
         let now_s = elapsed.as_secs();
-        if !self.is_terminal || elapsed < PATIENCE || self.shown_s == Some(now_s) {
-            return;
-        }
-        self.shown_s = Some(now_s);
+        let holder = self.holder;
         let mut out = io::stderr();
-        let _ = write!(
-            out,
-            "\rwaiting until everything is committed … {now_s} s (Ctrl-C stops the waiting only)"
-        );
-        let _ = out.flush();
+        if self.is_terminal && elapsed >= PATIENCE && self.shown_s != Some(now_s) {
+            let _ = write!(
+                out,
+                "\rwaiting until {holder} has committed everything … {now_s} s (Ctrl-C stops the waiting only)"
+            );
+            let _ = out.flush();
+            self.shown_s = Some(now_s);
+        } else if !self.is_terminal && elapsed >= LONG_PATIENCE && self.shown_s.is_none() {
+            let _ = writeln!(
+                out,
+                "akasha: still waiting until {holder} has committed everything; a mount that is still visible in \
+                 another mount namespace does not end"
+            );
+            self.shown_s = Some(now_s);
+        }
     }
 }
 
-impl Drop for Progress {
+impl Drop for Progress<'_> {
     fn drop(&mut self) {
-        if self.shown_s.is_some() {
+        if self.is_terminal && self.shown_s.is_some() {
             // Clears the line: ECMA-48 EL.
             let _ = write!(io::stderr(), "\r\x1b[K");
         }

@@ -27,7 +27,8 @@ pub fn report(error: &clap::Error) -> ExitCode {
     }
 }
 
-/// clap writes a paragraph with what is wrong (its list of arguments on lines of their own), sometimes a tip, the usage.
+/// clap writes a paragraph with what is wrong (its list of arguments on lines of their own), sometimes a tip, and
+/// the usage.
 fn reshape(rendered: &str) -> String {
     let mut paragraphs = rendered.split("\n\n").map(|paragraph| {
         let words: Vec<&str> = paragraph.split_whitespace().collect();

@@ -3,8 +3,8 @@
 //!
 //! # A vault appears in one step
 //! Everything is built in `.akasha.new`, synced from the leaves up, and renamed to `.akasha`: that rename is the
-//! birth of the vault. A crash before it leaves `.akasha.new`, which the next [`create`] takes over. The lock file of the
-//! skeleton is locked while it is built and goes along with the rename, so that two creators cannot mix.
+//! birth of the vault. A crash before it leaves `.akasha.new`, which the next [`create`] takes over. The lock file
+//! of the skeleton is locked while it is built and goes along with the rename, so that two creators cannot mix.
 //!
 //! # The password changes in one step
 //! The new `vault.toml` is written beside the old one, synced, renamed over it. The temporary is locked from before the
@@ -319,4 +319,229 @@ fn exists<B: Backing>(backing: &B, dir: &B::Dir, name: &[u8]) -> Result<bool> {
 /// to open so reliably that the difference matters here.
 fn is_wrong_kind(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ELOOP | libc::ENOTDIR | libc::EISDIR))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+    use crate::backing::{CallKind, CrashRule, OsDisk, SimDisk};
+
+    fn disk() -> (tempfile::TempDir, OsDisk) {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = OsDisk::open(dir.path()).unwrap();
+        (dir, disk)
+    }
+
+    fn names(dir: &Path) -> Vec<String> {
+        let entries = fs::read_dir(dir).unwrap();
+        let mut names: Vec<_> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    /// What a change that cannot fail is called with.
+    fn replace(disk: &OsDisk, new: &[u8]) -> std::result::Result<(), ReplaceError<()>> {
+        replace_config(disk, |_| Ok(new.to_vec()))
+    }
+
+    #[test]
+    fn a_vault_is_made_read_and_changed() {
+        let (dir, disk) = disk();
+        assert!(matches!(read_config(&disk), Err(VaultError::NotAVault)));
+        create(&disk, b"one").unwrap();
+        assert_eq!(read_config(&disk).unwrap(), b"one");
+        assert!(matches!(create(&disk, b"two"), Err(VaultError::Exists)));
+        replace_config::<_, ()>(&disk, |old| Ok([old, b" more"].concat())).unwrap();
+        assert_eq!(read_config(&disk).unwrap(), b"one more");
+        let control = dir.path().join(".akasha");
+        assert_eq!(names(&control), ["inodes", "layers", "lock", "tmp", "vault.toml"]);
+    }
+
+    #[test]
+    fn a_change_that_fails_changes_nothing() {
+        let (dir, disk) = disk();
+        create(&disk, b"one").unwrap();
+        let failed = replace_config(&disk, |_| Err("no"));
+        assert!(matches!(failed, Err(ReplaceError::Change("no"))));
+        assert_eq!(read_config(&disk).unwrap(), b"one");
+        assert!(!dir.path().join(".akasha/vault.toml.new").exists());
+    }
+
+    #[test]
+    fn what_a_crashed_change_left_is_written_over() {
+        let (dir, disk) = disk();
+        create(&disk, b"one").unwrap();
+        let temporary = dir.path().join(".akasha/vault.toml.new");
+        fs::write(&temporary, b"a longer half of a change").unwrap();
+        replace(&disk, b"two").unwrap();
+        assert_eq!(read_config(&disk).unwrap(), b"two");
+        assert!(!temporary.exists());
+    }
+
+    #[test]
+    fn a_directory_with_anything_in_it_is_left_alone() {
+        let (dir, disk) = disk();
+        fs::write(dir.path().join("letter"), b"x").unwrap();
+        assert!(matches!(create(&disk, b"one"), Err(VaultError::NotEmpty)));
+        assert!(matches!(replace(&disk, b"two"), Err(ReplaceError::Vault(VaultError::NotAVault))));
+        assert_eq!(names(dir.path()), ["letter"]);
+    }
+
+    #[test]
+    fn a_creator_at_work_is_not_disturbed() {
+        let (dir, disk) = disk();
+        let unfinished = dir.path().join(".akasha.new");
+        fs::create_dir(&unfinished).unwrap();
+        let lock = fs::File::create(unfinished.join("lock")).unwrap();
+        lock.lock().unwrap();
+        fs::write(unfinished.join("vault.toml"), b"theirs").unwrap();
+        assert!(matches!(create(&disk, b"ours"), Err(VaultError::Busy)));
+        assert_eq!(fs::read(unfinished.join("vault.toml")).unwrap(), b"theirs");
+        // Once it has crashed, its work is taken over.
+        drop(lock);
+        create(&disk, b"ours").unwrap();
+        assert_eq!(names(dir.path()), [".akasha"]);
+        assert_eq!(read_config(&disk).unwrap(), b"ours");
+    }
+
+    #[test]
+    fn a_configuration_of_the_wrong_kind_or_length_is_damage() {
+        let (dir, disk) = disk();
+        create(&disk, b"one").unwrap();
+        let config = dir.path().join(".akasha/vault.toml");
+        for bytes in [Vec::new(), vec![b'#'; 65_537]] {
+            fs::write(&config, bytes).unwrap();
+            assert!(matches!(read_config(&disk), Err(VaultError::Damaged(_))));
+        }
+        fs::write(&config, vec![b'#'; 65_536]).unwrap();
+        assert_eq!(read_config(&disk).unwrap().len(), 65_536);
+        fs::remove_file(&config).unwrap();
+        std::os::unix::fs::symlink("/etc/hostname", &config).unwrap();
+        assert!(matches!(read_config(&disk), Err(VaultError::Damaged(_))));
+    }
+
+    #[test]
+    fn who_holds_the_vault_is_seen_and_told_in_one_line() {
+        let (dir, disk) = disk();
+        create(&disk, b"one").unwrap();
+        assert!(!is_held(&disk, true).unwrap());
+        assert_eq!(lock_note(&disk), None);
+        let path = dir.path().join(".akasha/lock");
+        fs::write(&path, b"process 7\x1b[31m\nsecond line").unwrap();
+        let lock = fs::File::open(&path).unwrap();
+        lock.lock_shared().unwrap();
+        assert!(is_held(&disk, true).unwrap());
+        assert!(!is_held(&disk, false).unwrap());
+        assert_eq!(lock_note(&disk).unwrap(), "process 7 [31m second line");
+    }
+
+    /// Every way in which a power cut after `operations` more calls of `work` can end: what `work` returned, and the disk
+    /// that is found.
+    fn cuts<T>(
+        disk: impl Fn() -> SimDisk,
+        work: impl Fn(&SimDisk) -> T,
+        mut check: impl FnMut(&T, &SimDisk, &str),
+    ) {
+        for operations in 0.. {
+            let disk = disk();
+            disk.cut_at(disk.operations() + operations);
+            let result = work(&disk);
+            for rule in CrashRule::battery(disk.pending_changes(), 0..8) {
+                let about = format!("cut after {operations} operations, {rule:?}");
+                check(&result, &disk.crash(&rule), &about);
+            }
+            if !disk.is_off() {
+                return;
+            }
+        }
+    }
+
+    /// A vault with all its parts.
+    fn assert_whole(disk: &SimDisk, config: &[u8], about: &str) {
+        assert_eq!(read_config(disk).unwrap(), config, "{about}");
+        let paths: Vec<_> = disk.paths().into_iter().map(|(path, _, _)| path).collect();
+        for name in ["tmp", "layers", "inodes"] {
+            let path = format!(".akasha/{name}").into_bytes();
+            assert!(paths.contains(&path), "no {name}: {about}");
+        }
+        assert!(!paths.iter().any(|path| path.starts_with(CONTROL_DIR_NEW)), "{about}");
+    }
+
+    #[test]
+    fn a_power_cut_leaves_a_whole_vault_or_room_for_one() {
+        let mut found = [0, 0];
+        cuts(
+            SimDisk::new,
+            |disk| create(disk, b"config").is_ok(),
+            |is_made, disk, about| match read_config(disk) {
+                Ok(_) => {
+                    found[1] += 1;
+                    assert_whole(disk, b"config", about);
+                }
+                Err(VaultError::NotAVault) => {
+                    found[0] += 1;
+                    assert!(!is_made, "it was reported as made: {about}");
+                    create(disk, b"again").unwrap_or_else(|error| panic!("{error:?}: {about}"));
+                    assert_whole(disk, b"again", about);
+                }
+                Err(error) => panic!("{error:?}: {about}"),
+            },
+        );
+        assert!(found.iter().all(|&count| count > 0), "both ends were seen: {found:?}");
+    }
+
+    #[test]
+    fn a_power_cut_leaves_the_old_password_or_the_new_one() {
+        let vault = || {
+            let disk = SimDisk::new();
+            create(&disk, b"old").unwrap();
+            disk
+        };
+        let new = b"new, and longer than the old one";
+        let change = |disk: &SimDisk| replace_config::<_, ()>(disk, |_| Ok(new.to_vec())).is_ok();
+        let mut found = [0, 0];
+        cuts(vault, change, |is_changed, disk, about| {
+            let bytes = read_config(disk).unwrap_or_else(|error| panic!("{error:?}: {about}"));
+            let is_new = bytes == new;
+            found[usize::from(is_new)] += 1;
+            assert!(is_new || (bytes == b"old" && !is_changed), "{about}");
+            // Whatever was left over, the next change works.
+            replace_config::<_, ()>(disk, |_| Ok(b"third".to_vec())).unwrap();
+            assert_whole(disk, b"third", about);
+        });
+        assert!(found.iter().all(|&count| count > 0), "both ends were seen: {found:?}");
+    }
+
+    #[test]
+    fn a_failing_call_is_reported_and_can_be_tried_again() {
+        for (code, nth) in
+            [libc::EIO, libc::ENOSPC].into_iter().flat_map(|c| (1..40).map(move |n| (c, n)))
+        {
+            let disk = SimDisk::new();
+            disk.fail(nth, code, CallKind::changes);
+            let made = create(&disk, b"config");
+            disk.heal();
+            if made.is_err() {
+                // The very last sync may have failed: then it is there, and whole.
+                match create(&disk, b"config") {
+                    Ok(()) | Err(VaultError::Exists) => {}
+                    Err(error) => panic!("{error:?} after {code} in call {nth}"),
+                }
+            }
+            assert_whole(&disk, b"config", &format!("{code} in call {nth}"));
+
+            disk.fail(nth, code, CallKind::changes);
+            let changed = replace_config::<_, ()>(&disk, |_| Ok(b"new".to_vec()));
+            disk.heal();
+            let bytes = read_config(&disk).unwrap();
+            assert!(bytes == b"new" || (bytes == b"config" && changed.is_err()), "call {nth}");
+            replace_config::<_, ()>(&disk, |_| Ok(b"config".to_vec())).unwrap();
+            assert_whole(&disk, b"config", &format!("{code} in call {nth}"));
+        }
+    }
 }
