@@ -1,0 +1,21 @@
+//! akasha as people use it: real programs on a real mount, each result looked at again after unmount
+//! and remount. Needs /dev/fuse; where it is missing every test says SKIPPED.
+//!
+//! Environment: `AKASHA_BIG=1` for the sizes of the promises (tens of GiB), `AKASHA_SEED` to replay,
+//! `AKASHA_BIN` for another build of the program, `AKASHA_PYTHON` for a Python with argon2-cffi and
+//! cryptography; the rest is named at its test.
+
+#![allow(clippy::unwrap_used)]
+
+#[path = "mounted/command.rs"]
+mod command;
+#[path = "mounted/content.rs"]
+mod content;
+#[path = "mounted/crash.rs"]
+mod crash;
+#[path = "mounted/harness.rs"]
+mod harness;
+#[path = "mounted/programs.rs"]
+mod programs;
+#[path = "mounted/tamper.rs"]
+mod tamper;
