@@ -1,7 +1,8 @@
 //! Random sequences of operations on a filesystem and on a naive model of POSIX: same results, same
 //! error numbers, same tree.
 //!
-//! `AKASHA_SEED=n` runs one seed, `AKASHA_RUNS` and `AKASHA_OPS` say how many and how long. A failure prints
+//! `AKASHA_SEED=n` says with which seed to begin (alone: only that), `AKASHA_RUNS` and `AKASHA_OPS` how many and
+//! how long. A failure prints
 //! its seed and a shortened list of operations that still fails. An operation that does not end is a
 //! failure, too: the process is ended, with the seed.
 
@@ -101,10 +102,9 @@ fn shorten(seed: u64, mut ops: Vec<Op>) -> Vec<Op> {
 
 #[test]
 fn the_filesystem_does_what_the_model_does() {
-    let (first, runs) = match number("AKASHA_SEED") {
-        Some(seed) => (seed, 1),
-        None => (1, number("AKASHA_RUNS").unwrap_or(20)),
-    };
+    let seed = number("AKASHA_SEED");
+    let first = seed.unwrap_or(1);
+    let runs = number("AKASHA_RUNS").unwrap_or(if seed.is_some() { 1 } else { 20 });
     let count = number("AKASHA_OPS").unwrap_or(400);
     watch();
     for seed in first..first + runs {
