@@ -1,8 +1,10 @@
 //! Random sequences of operations on a filesystem and on a naive model of POSIX: same results, same
 //! error numbers, same tree.
 //!
-//! `AKASHA_SEED=n` runs one seed, `AKASHA_RUNS` and `AKASHA_OPS` say how many and how long. A failure prints
-//! its seed and a shortened list of operations that still fails.
+//! `AKASHA_SEED=n` says with which seed to begin (alone: only that), `AKASHA_RUNS` and `AKASHA_OPS` how many and
+//! how long. A failure prints
+//! its seed and a shortened list of operations that still fails. An operation that does not end is a
+//! failure, too: the process is ended, with the seed.
 
 #[path = "model/driver.rs"]
 mod driver;
@@ -14,6 +16,8 @@ mod reference;
 mod vault;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use driver::Driver;
 use op::{Op, Rng};
@@ -29,11 +33,36 @@ fn ops(seed: u64, count: u64) -> Vec<Op> {
     (0..count).map(|_| Op::random(&mut rng)).collect()
 }
 
+/// Operations begun so far, over all runs.
+static BEGUN: AtomicU64 = AtomicU64::new(0);
+/// The seed that runs, and the operation.
+static SEED: AtomicU64 = AtomicU64::new(0);
+static INDEX: AtomicU64 = AtomicU64::new(0);
+
+/// No operation takes this long, unless it waits for itself.
+const STUCK: Duration = Duration::from_mins(1);
+
+fn watch() {
+    std::thread::spawn(|| {
+        loop {
+            let before = BEGUN.load(Ordering::Relaxed);
+            std::thread::sleep(STUCK);
+            if BEGUN.load(Ordering::Relaxed) == before {
+                let (seed, index) = (SEED.load(Ordering::Relaxed), INDEX.load(Ordering::Relaxed));
+                eprintln!("AKASHA_SEED={seed}: operation {index} does not end");
+                std::process::abort();
+            }
+        }
+    });
+}
+
 /// Runs the operations on a fresh vault; tells what differs, and after which operation.
 fn run(seed: u64, ops: &[Op]) -> Result<(), String> {
     let ran = catch_unwind(AssertUnwindSafe(|| {
         let mut driver = Driver::new(TestVault::new(seed));
         for (index, op) in ops.iter().enumerate() {
+            BEGUN.fetch_add(1, Ordering::Relaxed);
+            INDEX.store(index as u64, Ordering::Relaxed);
             driver.apply(op).map_err(|what| format!("operation {index}, {op:?}: {what}"))?;
             if index % 16 == 15 {
                 driver
@@ -73,12 +102,13 @@ fn shorten(seed: u64, mut ops: Vec<Op>) -> Vec<Op> {
 
 #[test]
 fn the_filesystem_does_what_the_model_does() {
-    let (first, runs) = match number("AKASHA_SEED") {
-        Some(seed) => (seed, 1),
-        None => (1, number("AKASHA_RUNS").unwrap_or(20)),
-    };
+    let seed = number("AKASHA_SEED");
+    let first = seed.unwrap_or(1);
+    let runs = number("AKASHA_RUNS").unwrap_or(if seed.is_some() { 1 } else { 20 });
     let count = number("AKASHA_OPS").unwrap_or(400);
+    watch();
     for seed in first..first + runs {
+        SEED.store(seed, Ordering::Relaxed);
         let all = ops(seed, count);
         if let Err(what) = run(seed, &all) {
             let short = shorten(seed, all);

@@ -115,6 +115,8 @@ fn refuse(what: &str, inode: INodeNo, error: &FsError) -> fuser::Errno {
     if error.is_fault() {
         let source = std::error::Error::source(error).map(|s| format!(": {s}")).unwrap_or_default();
         log::error!("{what} of inode {:016x}: {error}{source}", inode.0);
+    } else {
+        log::debug!("{what} of inode {:016x}: {error}", inode.0);
     }
     errno(error)
 }
