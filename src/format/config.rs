@@ -153,6 +153,13 @@ pub enum ConfigError {
     Kdf(String),
 }
 
+/// What every format has.
+#[derive(Deserialize)]
+struct Version {
+    format: u32,
+    min_reader: u32,
+}
+
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
@@ -290,11 +297,6 @@ impl File {
             .and_then(|rest| rest.strip_suffix("\"\n"))
             .ok_or_else(|| bad("no seal in the last line"))?;
         // A newer format may have fields that this one does not know: say so, not that it is broken.
-        #[derive(Deserialize)]
-        struct Version {
-            format: u32,
-            min_reader: u32,
-        }
         let version: Version = toml::from_str(body).map_err(|_| bad("no format version"))?;
         if version.format != FORMAT_VERSION || version.min_reader > FORMAT_VERSION {
             return Err(ConfigError::Unsupported(format!("format {}", version.format)));

@@ -451,10 +451,12 @@ impl LayerSealer {
         self.burnt.lock().end()
     }
 
-    /// Seals `plain` (one block per slot, the last may be short) into `out`: slot after slot.
+    /// Seals `plain` (one block per slot, the last may be short) into `out`: slot after slot. Taking the run makes
+    /// sure that nobody seals into it again.
     ///
     /// # Panics
     /// If the lengths do not fit the run.
+    #[allow(clippy::needless_pass_by_value)]
     pub fn seal(&self, run: SlotRun, plain: &[u8], out: &mut [u8]) {
         let block_len = usize::try_from(self.key.geometry.block_len()).expect("at most 1 MiB");
         let slots = plain.len().div_ceil(block_len);

@@ -53,7 +53,7 @@ impl Default for StoreOptions {
         StoreOptions {
             read_only: false,
             commit: CommitPolicy::Interval(Duration::from_secs(5)),
-            open_commit: Duration::from_secs(60),
+            open_commit: Duration::from_mins(1),
             memory_budget: 64 << 20,
             max_descriptors: 512,
             max_mappings: 1024,

@@ -373,7 +373,7 @@ fn free_name(map: &DirMap, name: &[u8], mark: &str) -> Vec<u8> {
 }
 
 fn hex8(digest: &[u8]) -> String {
-    digest[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+    data_encoding::HEXLOWER.encode(&digest[..8])
 }
 
 /// The sealed entry of a long name, if its sidecar can be read.

@@ -125,14 +125,12 @@ impl<B: Backing> Edit<B> {
     /// come in runs.
     pub fn run_len(&self, block: u64, limit: u64) -> u64 {
         let next_buffered = self.buffer.range(block..).next().map_or(u64::MAX, |(&b, _)| b) - block;
-        let len = match self.sealed.run_at(block) {
-            Some(run) => run.count,
-            None => {
-                let next_sealed = self.sealed.next_from(block).map_or(u64::MAX, |b| b - block);
-                let base =
-                    if block < self.base_blocks { self.base_blocks - block } else { u64::MAX };
-                next_sealed.min(base)
-            }
+        let len = if let Some(run) = self.sealed.run_at(block) {
+            run.count
+        } else {
+            let next_sealed = self.sealed.next_from(block).map_or(u64::MAX, |b| b - block);
+            let base = if block < self.base_blocks { self.base_blocks - block } else { u64::MAX };
+            next_sealed.min(base)
         };
         len.min(next_buffered).min(limit).max(1)
     }

@@ -147,7 +147,7 @@ impl<B: Backing> Node<B> {
         self.load_top(core)?;
         {
             let _shared = body.gate.read();
-            self.begin_edit(core, body)?;
+            begin_edit(core, body)?;
             self.write_blocks(core, body, offset, data)?;
             let mut state = body.state.write();
             let now = core.now();
@@ -159,22 +159,6 @@ impl<B: Backing> Node<B> {
             state.changes += 1;
         }
         self.relieve(core)
-    }
-
-    /// Opens an edit if there is none. The caller holds the gate.
-    fn begin_edit(&self, core: &Arc<Core<B>>, body: &FileBody<B>) -> Result<()> {
-        let mut state = body.state.write();
-        if state.lost {
-            return Err(StoreError::Lost);
-        }
-        if let Some(edit) = &state.open {
-            // Whatever was ready to publish no longer is.
-            *edit.complete.lock() = None;
-        } else {
-            let base = state.size().unwrap_or(0);
-            state.open = Some(Edit::begin(core, base));
-        }
-        Ok(())
     }
 
     fn write_blocks(
@@ -226,7 +210,7 @@ impl<B: Backing> Node<B> {
             }
             return Ok(());
         }
-        let (layer, identity) = self.edit_layer(core, body)?;
+        let (layer, identity) = edit_layer(core, body)?;
         let slot = seal_blocks(&layer, identity, block, plain)?;
         let mut state = body.state.write();
         let edit = state.open.as_mut().expect("the gate keeps the open edit");
@@ -273,26 +257,6 @@ impl<B: Backing> Node<B> {
         }
     }
 
-    /// The open edit's temporary layer, made if there is none. The caller holds the gate.
-    fn edit_layer(
-        &self,
-        core: &Arc<Core<B>>,
-        body: &FileBody<B>,
-    ) -> Result<(Arc<LayerTemp<B>>, bool)> {
-        {
-            let state = body.state.read();
-            let edit = state.open.as_ref().expect("the gate keeps the open edit");
-            if let Some(layer) = &edit.layer {
-                return Ok((Arc::clone(layer), edit.identity));
-            }
-        }
-        let fresh = LayerTemp::create(core, 0o600)?;
-        let mut state = body.state.write();
-        let edit = state.open.as_mut().expect("the gate keeps the open edit");
-        let layer = Arc::clone(edit.layer.get_or_insert(fresh));
-        Ok((layer, edit.identity))
-    }
-
     /// Seals what waits in memory when there is too much of it.
     fn relieve(self: &Arc<Self>, core: &Arc<Core<B>>) -> Result<()> {
         let body = self.file()?;
@@ -325,7 +289,7 @@ impl<B: Backing> Node<B> {
         }
         *body.state.read().open.as_ref().expect("the gate keeps the open edit").complete.lock() =
             None;
-        let (layer, mut identity) = self.edit_layer(core, body)?;
+        let (layer, mut identity) = edit_layer(core, body)?;
         let placed = write_runs(core, &layer, &mut identity, &waiting)?;
         let mut state = body.state.write();
         let edit = state.open.as_mut().expect("the gate keeps the open edit");
@@ -351,13 +315,13 @@ impl<B: Backing> Node<B> {
             self.load_top(core)?;
         }
         let _alone = body.gate.write();
-        self.begin_edit(core, body)?;
+        begin_edit(core, body)?;
         let block_len = core.geometry.block_len();
         let (old, parts) = {
             let state = body.state.read();
             let old = state.open.as_ref().map_or(0, |edit| edit.size);
             let last = size / block_len;
-            let parts = if size < old && size % block_len != 0 {
+            let parts = if size < old && !size.is_multiple_of(block_len) {
                 plan(&state, last, last + 1)
             } else {
                 Vec::new()
@@ -418,7 +382,7 @@ impl<B: Backing> Node<B> {
             *edit.complete.lock() = Some(finished);
             return Ok(());
         }
-        let (layer, _) = self.edit_layer(core, body)?;
+        let (layer, _) = edit_layer(core, body)?;
         let end = layer.with(|sealer| core.geometry.slot_offset(sealer.slots_reserved()));
         layer.file()?.reserve(end, rest).attempt("reserve room for a layer")
     }
@@ -457,6 +421,41 @@ pub(crate) enum Generation {
     Open,
     /// The one that is being committed.
     Frozen,
+}
+
+/// Opens an edit if there is none. The caller holds the gate.
+fn begin_edit<B: Backing>(core: &Arc<Core<B>>, body: &FileBody<B>) -> Result<()> {
+    let mut state = body.state.write();
+    if state.lost {
+        return Err(StoreError::Lost);
+    }
+    if let Some(edit) = &state.open {
+        // Whatever was ready to publish no longer is.
+        *edit.complete.lock() = None;
+    } else {
+        let base = state.size().unwrap_or(0);
+        state.open = Some(Edit::begin(core, base));
+    }
+    Ok(())
+}
+
+/// The open edit's temporary layer, made if there is none. The caller holds the gate.
+fn edit_layer<B: Backing>(
+    core: &Arc<Core<B>>,
+    body: &FileBody<B>,
+) -> Result<(Arc<LayerTemp<B>>, bool)> {
+    {
+        let state = body.state.read();
+        let edit = state.open.as_ref().expect("the gate keeps the open edit");
+        if let Some(layer) = &edit.layer {
+            return Ok((Arc::clone(layer), edit.identity));
+        }
+    }
+    let fresh = LayerTemp::create(core, 0o600)?;
+    let mut state = body.state.write();
+    let edit = state.open.as_mut().expect("the gate keeps the open edit");
+    let layer = Arc::clone(edit.layer.get_or_insert(fresh));
+    Ok((layer, edit.identity))
 }
 
 /// Seals runs of consecutive blocks; returns (block, count, slot) of each.
@@ -583,12 +582,13 @@ fn same_origin<B: Backing>(before: &[Part<B>], now: &[Part<B>]) -> bool {
             (Origin::Temp { layer: a, slot: s }, Origin::Temp { layer: b, slot: t }) => {
                 Arc::ptr_eq(a, b) && s == t
             }
-            // A committed block may be planned through the version that replaced the frozen edit:
-            // content does not change by a commit.
-            (Origin::Committed { .. }, Origin::Committed { .. })
+            // A commit does not change content: what was frozen or committed before may be planned
+            // through the version that was published meanwhile.
+            (
+                Origin::Committed { .. } | Origin::Memory(_) | Origin::Temp { .. },
+                Origin::Committed { .. },
+            )
             | (Origin::Zeros, Origin::Zeros) => true,
-            // The frozen edit was published meanwhile: the same bytes under another origin.
-            (Origin::Memory(_) | Origin::Temp { .. }, Origin::Committed { .. }) => true,
             _ => false,
         },
         _ => false,

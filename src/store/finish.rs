@@ -114,23 +114,22 @@ pub(crate) fn attributes<B: Backing>(
         (state.attr, state.set_mtime)
     };
     let mtime = set.or(mtime);
-    let change = match pending {
-        Some(attr) => AttrChange {
+    let change = if let Some(attr) = pending {
+        AttrChange {
             mode: Some(attr.mode),
             uid: Some(attr.uid),
             gid: Some(attr.gid),
             atime: Some(attr.atime),
             mtime: mtime.or(Some(attr.mtime)),
-        },
-        None => {
-            let stat = node.stat_home(core)?;
-            AttrChange {
-                mode: Some(stat.mode),
-                uid: Some(stat.uid),
-                gid: Some(stat.gid),
-                atime: Some(stat.atime),
-                mtime: mtime.or(Some(stat.mtime)),
-            }
+        }
+    } else {
+        let stat = node.stat_home(core)?;
+        AttrChange {
+            mode: Some(stat.mode),
+            uid: Some(stat.uid),
+            gid: Some(stat.gid),
+            atime: Some(stat.atime),
+            mtime: mtime.or(Some(stat.mtime)),
         }
     };
     Ok(change)
@@ -291,7 +290,7 @@ fn seal_as_simple<B: Backing>(
     if waiting.iter().any(|(block, _)| !layer.with(|sealer| sealer.is_free(*block))) {
         return Ok(None);
     }
-    let short = edit.size % core.geometry.block_len() != 0;
+    let short = !edit.size.is_multiple_of(core.geometry.block_len());
     if short && waiting.last().is_none_or(|(block, _)| *block != blocks - 1) {
         return Ok(None);
     }

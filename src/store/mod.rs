@@ -459,17 +459,9 @@ impl<B: Backing> Store<B> {
         let unlinked = node.place.lock().link.is_none();
         if unlinked && last {
             self.drop_unlinked(node, &home);
-        } else if last_writer && self.waits(node) {
+        } else if last_writer && waits(node) {
             self.queue.make_eligible(node, self.core.clock.elapsed());
         }
-    }
-
-    /// Whether anything of `node` waits for a commit.
-    fn waits(&self, node: &Arc<Node<B>>) -> bool {
-        if node.file().is_ok_and(|body| body.state.read().is_dirty()) {
-            return true;
-        }
-        node.place.lock().away
     }
 
     /// Removes what an unlinked file still held when its last handle went.
@@ -579,7 +571,7 @@ impl<B: Backing> Store<B> {
         if body.state.read().lost {
             return Err(StoreError::Lost);
         }
-        if !self.waits(node) {
+        if !waits(node) {
             return Ok(());
         }
         if self.core.options.commit == CommitPolicy::OnClose {
@@ -634,6 +626,14 @@ impl<B: Backing> Store<B> {
             source: std::io::Error::from_raw_os_error(libc::EIO),
         })
     }
+}
+
+/// Whether anything of `node` waits for a commit.
+fn waits<B: Backing>(node: &Arc<Node<B>>) -> bool {
+    if node.file().is_ok_and(|body| body.state.read().is_dirty()) {
+        return true;
+    }
+    node.place.lock().away
 }
 
 fn attr_of<B: Backing>(node: &Node<B>, stat: &Stat) -> Attr {

@@ -82,19 +82,18 @@ impl<B: Backing> LayerTemp<B> {
         let mut reopened = false;
         let file = {
             let mut held = self.file.lock();
-            match &*held {
-                Some(file) => Arc::clone(file),
-                None => {
-                    let file = self
-                        .core
-                        .backing
-                        .open_temp(&self.core.tmp, &self.name)
-                        .attempt("reopen a temporary file")?;
-                    reopened = true;
-                    let file = Arc::new(file);
-                    *held = Some(Arc::clone(&file));
-                    file
-                }
+            if let Some(file) = &*held {
+                Arc::clone(file)
+            } else {
+                let file = self
+                    .core
+                    .backing
+                    .open_temp(&self.core.tmp, &self.name)
+                    .attempt("reopen a temporary file")?;
+                reopened = true;
+                let file = Arc::new(file);
+                *held = Some(Arc::clone(&file));
+                file
             }
         };
         if reopened {

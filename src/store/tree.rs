@@ -36,10 +36,12 @@ pub(super) enum Tried<B: Backing, T> {
     Blocked(Blocked<B>),
 }
 
+type LockedDir<'a, B> = (&'a Arc<Node<B>>, MutexGuard<'a, DirState<B>>);
+
 /// One or two locked directories.
 pub(super) struct Locked<'a, B: Backing> {
-    first: (&'a Arc<Node<B>>, MutexGuard<'a, DirState<B>>),
-    second: Option<(&'a Arc<Node<B>>, MutexGuard<'a, DirState<B>>)>,
+    first: LockedDir<'a, B>,
+    second: Option<LockedDir<'a, B>>,
 }
 
 impl<'a, B: Backing> Locked<'a, B> {
@@ -461,7 +463,7 @@ impl<B: Backing> Store<B> {
             if !still {
                 return Err(StoreError::NotFound);
             }
-            if let Some(blocked) = self.check_empty(&child, locked.of(&child))? {
+            if let Some(blocked) = check_empty(&child, locked.of(&child))? {
                 return Ok(Tried::Blocked(blocked));
             }
             let spot = locked.of(dir).spot(dir, name, child.id());
@@ -472,25 +474,6 @@ impl<B: Backing> Store<B> {
             self.changed_names(state);
             Ok(Tried::Done(()))
         })
-    }
-
-    /// Whether the directory has no entries, shown or hidden; what hides is settled first.
-    fn check_empty(&self, child: &Arc<Node<B>>, state: &DirState<B>) -> Result<Option<Blocked<B>>> {
-        if state.map().len() > 0 {
-            return Err(StoreError::NotEmpty);
-        }
-        let away = state.under.values().find_map(|under| match under {
-            Under::MovedAway(node) => Some(Arc::clone(node)),
-            Under::Replaced { .. } => None,
-        });
-        if let Some(node) = away {
-            return Ok(Some(Blocked::Commit(node)));
-        }
-        let hides = state
-            .doomed
-            .iter()
-            .any(|doomed| matches!(doomed.what, Doom::Entry { .. } | Doom::Sidecar(_)));
-        Ok(hides.then(|| Blocked::Settle(Arc::clone(child))))
     }
 
     /// Removes the empty directory `child` natively from `spot`.
@@ -595,7 +578,7 @@ impl<B: Backing> Store<B> {
         let native = if source.published {
             let covers = target.is_some_and(|target| target.published)
                 || locked.of(to_dir).under.contains_key(to_name);
-            match self.may_move_now(&node, covers) {
+            match may_move_now(&node, covers) {
                 MoveNow::Yes => true,
                 MoveNow::AfterCommit => return Ok(Tried::Blocked(Blocked::Commit(node))),
                 MoveNow::WithCommit => false,
@@ -637,20 +620,7 @@ impl<B: Backing> Store<B> {
             }
         };
         let state = self.lock_dir(&target)?;
-        self.check_empty(&target, &state)
-    }
-
-    /// Whether a published node can be renamed natively, now.
-    fn may_move_now(&self, node: &Arc<Node<B>>, replaces: bool) -> MoveNow {
-        let Ok(body) = node.file() else { return MoveNow::Yes };
-        let state = body.state.read();
-        match (replaces, state.writers > 0, state.is_dirty()) {
-            // Nothing is replaced: what moves is a committed version under a new name.
-            (false, _, _) | (true, false, false) => MoveNow::Yes,
-            (true, false, true) => MoveNow::AfterCommit,
-            // The kernel may hold pages of it that were written before the rename.
-            (true, true, _) => MoveNow::WithCommit,
-        }
+        check_empty(&target, &state)
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -1115,7 +1085,7 @@ impl<B: Backing> Store<B> {
                 Tried::Done(done) => return Ok(done),
                 Tried::Blocked(Blocked::Sync(dir, change)) => dir.sync_names(&self.core, change)?,
                 Tried::Blocked(Blocked::Commit(node)) => {
-                    self.commit(std::slice::from_ref(&node))?
+                    self.commit(std::slice::from_ref(&node))?;
                 }
                 Tried::Blocked(Blocked::Settle(dir)) => self.settle(&dir)?,
                 Tried::Blocked(Blocked::Again) => {}
@@ -1147,6 +1117,41 @@ impl<B: Backing> Store<B> {
             return Err(StoreError::ReadOnly);
         }
         check_name(name)
+    }
+}
+
+/// Whether the directory has no entries, shown or hidden; what hides is settled first.
+fn check_empty<B: Backing>(
+    child: &Arc<Node<B>>,
+    state: &DirState<B>,
+) -> Result<Option<Blocked<B>>> {
+    if state.map().len() > 0 {
+        return Err(StoreError::NotEmpty);
+    }
+    let away = state.under.values().find_map(|under| match under {
+        Under::MovedAway(node) => Some(Arc::clone(node)),
+        Under::Replaced { .. } => None,
+    });
+    if let Some(node) = away {
+        return Ok(Some(Blocked::Commit(node)));
+    }
+    let hides = state
+        .doomed
+        .iter()
+        .any(|doomed| matches!(doomed.what, Doom::Entry { .. } | Doom::Sidecar(_)));
+    Ok(hides.then(|| Blocked::Settle(Arc::clone(child))))
+}
+
+/// Whether a published node can be renamed natively, now.
+fn may_move_now<B: Backing>(node: &Arc<Node<B>>, replaces: bool) -> MoveNow {
+    let Ok(body) = node.file() else { return MoveNow::Yes };
+    let state = body.state.read();
+    match (replaces, state.writers > 0, state.is_dirty()) {
+        // Nothing is replaced: what moves is a committed version under a new name.
+        (false, _, _) | (true, false, false) => MoveNow::Yes,
+        (true, false, true) => MoveNow::AfterCommit,
+        // The kernel may hold pages of it that were written before the rename.
+        (true, true, _) => MoveNow::WithCommit,
     }
 }
 
