@@ -17,6 +17,8 @@
 //! is not of the expected kind is an error (`ELOOP`, `ENOTDIR`, `EISDIR`, or `EIO` for fifos and devices). A failed
 //! sync is final: the caller abandons the file, no call here retries one.
 
+pub mod process;
+
 use std::io;
 
 use crate::clock::Timestamp;
