@@ -17,11 +17,15 @@
 //! is not of the expected kind is an error (`ELOOP`, `ENOTDIR`, `EISDIR`, or `EIO` for fifos and devices). A failed
 //! sync is final: the caller abandons the file, no call here retries one.
 
+mod mapping;
+mod os_disk;
 pub mod process;
 
 use std::io;
 
 use crate::clock::Timestamp;
+
+pub use os_disk::OsDisk;
 
 /// What kind of thing a name in a directory is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -259,6 +263,8 @@ pub trait Backing: Send + Sync + 'static {
     /// # Errors
     /// `EWOULDBLOCK` if somebody else holds a lock that conflicts.
     fn lock(&self, dir: &Self::Dir, name: &[u8], exclusive: bool) -> io::Result<Self::Lock>;
+    /// Replaces the text of a locked file: a note for people about who holds it.
+    fn write_note(&self, lock: &Self::Lock, note: &[u8]) -> io::Result<()>;
     /// Whether files can be given to other owners and modes do not bind this process (it is root).
     fn is_privileged(&self) -> bool;
 }

@@ -1,1 +1,39 @@
-//! (being built)
+//! Every byte on the disk, and the arithmetic between plaintext and ciphertext. No I/O, no clock, no threads.
+//! `docs/FORMAT.md` is the text; these modules implement it.
+
+pub mod config;
+mod entry;
+mod geometry;
+mod ids;
+mod layer;
+mod map;
+
+pub use config::{OpenVault, VaultConfig};
+pub use entry::{
+    BackingName, Entry, EntryKind, NameClass, Sidecar, classify_name, is_temp_name,
+    layer_file_name, long_name, open_entry, parse_layer_file_name, seal_entry, temp_file_name,
+};
+pub use geometry::{Geometry, HEADER_LEN, LengthClass, SLOTS_MAX, TAIL_LEN};
+pub use ids::{EntryId, ObjectId, TailTag, VaultId};
+pub use layer::{Form, LayerKey, LayerSealer, Role, SealedEnd, SlotRun, Tail, TailFields};
+pub use map::{Extent, LayerMap, Parent, Source};
+
+/// Bytes that are not what the format says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FormatError {
+    /// They do not authenticate: changed, moved, or another vault's.
+    #[error("the {0} does not authenticate")]
+    Auth(&'static str),
+    /// A header of something else.
+    #[error("header: {0}")]
+    Header(&'static str),
+    /// An authentic tail that no writer makes.
+    #[error("tail: {0}")]
+    Tail(&'static str),
+    /// An authentic map that no writer makes.
+    #[error("map: {0}")]
+    Map(&'static str),
+    /// A backing name that no writer makes.
+    #[error("entry: {0}")]
+    Entry(&'static str),
+}

@@ -1,1 +1,174 @@
-//! (being built)
+//! POSIX meaning over the store: which inodes the kernel knows, what is open, what a new file
+//! inherits, which mode bits a change clears, and the one table of error numbers.
+//!
+//! It knows no FUSE: requests come as numbers and bytes, answers go as [`Attr`] or [`FsError`], so
+//! everything here runs in a test without a kernel. It checks no permissions either (the kernel does,
+//! `default_permissions`) and holds no content.
+//!
+//! Invariants owned here:
+//! - a node stays known exactly as long as the kernel counts lookups of it, or a handle is open;
+//! - every handle that was opened at the store is closed there once, at the latest by
+//!   [`FileSystem::close_all`];
+//! - a change made without a write handle (truncate(2), mknod) is bracketed by one, so that the store
+//!   sees an end of writing after which it may commit.
+//!
+//! Locks: the tables lock for a lookup or an insertion, never across a call into the store.
+
+mod attr;
+mod caller;
+mod dirs;
+mod errno;
+mod files;
+mod handles;
+mod inodes;
+mod names;
+
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::backing::Backing;
+use crate::format::EntryId;
+use crate::store::{Attr, Node, Store, StoreError};
+
+pub use attr::AttrRequest;
+pub use caller::{Caller, NewMode};
+pub use dirs::{DirItem, DirItemPlus, FIRST_STORE_COOKIE};
+pub use errno::{Errno, FsError};
+pub use files::{Access, OpenFlags, WriteKind};
+pub use handles::Handle;
+
+use handles::{DirHandle, FileHandle, Handles};
+use inodes::Inodes;
+
+/// The results of this floor.
+pub type Result<T> = std::result::Result<T, FsError>;
+
+/// Longest name in bytes, as on every Linux filesystem.
+pub const NAME_MAX: usize = 255;
+
+/// A mounted store as POSIX sees it.
+pub struct FileSystem<B: Backing> {
+    store: Arc<Store<B>>,
+    inodes: Inodes<B>,
+    files: Handles<FileHandle<B>>,
+    dirs: Handles<DirHandle<B>>,
+    /// Something changed since the maintenance last looked.
+    changed: AtomicBool,
+    on_change: OnceLock<Box<dyn Fn() + Send + Sync>>,
+}
+
+impl<B: Backing> FileSystem<B> {
+    /// A filesystem whose kernel side knows only the root.
+    pub fn new(store: Arc<Store<B>>) -> Self {
+        let root = store.root();
+        FileSystem {
+            store,
+            inodes: Inodes::new(&root),
+            files: Handles::new(),
+            dirs: Handles::new(),
+            changed: AtomicBool::new(false),
+            on_change: OnceLock::new(),
+        }
+    }
+
+    /// The store beneath.
+    pub fn store(&self) -> &Arc<Store<B>> {
+        &self.store
+    }
+
+    /// Free space, as of the filesystem that holds the vault.
+    pub fn space(&self) -> Result<crate::backing::SpaceStat> {
+        Ok(self.store.statfs()?)
+    }
+
+    /// Attributes of a known inode.
+    pub fn getattr(&self, ino: EntryId) -> Result<Attr> {
+        Ok(self.store.attr(&self.inodes.get(ino)?)?)
+    }
+
+    /// The kernel lost `count` references to `ino`. Unknown numbers are ignored.
+    pub fn forget(&self, ino: EntryId, count: u64) {
+        if let Some(node) = self.inodes.forget(ino, count) {
+            self.store.forget(node);
+        }
+    }
+
+    /// How many inodes the kernel knows, the root included.
+    pub fn known_inodes(&self) -> usize {
+        self.inodes.len()
+    }
+
+    /// How many file and directory handles are open.
+    pub fn open_handles(&self) -> usize {
+        self.files.len() + self.dirs.len()
+    }
+
+    /// Whether `dir` answers lookups and listings without reading the vault. False for what is
+    /// not known.
+    pub fn is_loaded(&self, dir: EntryId) -> bool {
+        self.inodes.get(dir).is_ok_and(|node| self.store.dir_is_loaded(&node))
+    }
+
+    /// One turn of the store's maintenance: commits what is due, settles removals. Returns how long
+    /// to wait for the next turn unless something changes before.
+    pub fn maintain(&self) -> Duration {
+        self.changed.store(false, Ordering::Relaxed);
+        self.store.tick()
+    }
+
+    /// `notify` runs at the first change after each [`FileSystem::maintain`], in the thread that
+    /// makes the change: it must be short. Only the first call counts.
+    pub fn on_change(&self, notify: Box<dyn Fn() + Send + Sync>) {
+        // A second notifier would be a second session on one filesystem, which does not exist.
+        let _ = self.on_change.set(notify);
+    }
+
+    /// Closes every handle that is still open: the kernel sends no release for what was in flight
+    /// when the mount ended.
+    pub fn close_all(&self) {
+        for file in self.files.take_all() {
+            self.store.close_file(&file.node, file.access.writes());
+        }
+        for dir in self.dirs.take_all() {
+            self.store.close_dir(&dir.node);
+        }
+    }
+
+    /// Marks that maintenance has something to look at.
+    fn note_change(&self) {
+        // The load keeps the shared cache line clean on the path of every write.
+        if !self.changed.load(Ordering::Relaxed)
+            && !self.changed.swap(true, Ordering::Relaxed)
+            && let Some(notify) = self.on_change.get()
+        {
+            notify();
+        }
+    }
+
+    fn node(&self, ino: EntryId) -> Result<Arc<Node<B>>> {
+        self.inodes.get(ino)
+    }
+
+    /// Attributes of `node`, which the kernel is about to learn of: counts the lookup.
+    fn remember(&self, node: &Arc<Node<B>>) -> Result<Attr> {
+        let attr = self.store.attr(node)?;
+        self.inodes.remember(node);
+        Ok(attr)
+    }
+}
+
+/// Refuses names that no directory can hold: length (path_resolution(7)), NUL and '/'.
+fn check_name(name: &[u8]) -> Result<()> {
+    if name.len() > NAME_MAX {
+        return Err(FsError::Store(StoreError::NameTooLong));
+    }
+    if name.is_empty() || name == b"." || name == b".." {
+        return Err(FsError::InvalidName);
+    }
+    if name.iter().any(|&byte| byte == 0 || byte == b'/') {
+        return Err(FsError::InvalidName);
+    }
+    Ok(())
+}

@@ -1,1 +1,655 @@
-//! (being built)
+//! The engine: files that change from one whole version to the next, in directories whose names are sealed.
+//!
+//! | room | what is in it |
+//! |---|---|
+//! | `core` | disk, keys, settings, budgets: what everything else needs |
+//! | `node` | one live inode, the locks and their order |
+//! | `tree`, `dir`, `dirmap` | names: lookups, renames, what is pending and what is dead |
+//! | `file`, `edit`, `runs` | reading and changing one file |
+//! | `layer`, `snapshot` | committed versions |
+//! | `temp`, `finish`, `commit` | the way of an edit into the tree; `commit` is the protocol |
+//! | `queue`, `residents`, `gate` | who waits, what is resident, syncs shared |
+//! | `lock`, `recover`, `intent` | before the first operation of a mount |
+//!
+//! The same code runs on the real and on the simulated disk; it starts no threads of its own.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use crate::backing::{AttrChange, Backing, SpaceStat, Stat};
+use crate::clock::{Clock, Timestamp};
+use crate::entropy::Entropy;
+use crate::format::{EntryId, EntryKind, LengthClass, OpenVault};
+
+mod commit;
+mod core;
+mod dir;
+mod dirmap;
+mod edit;
+mod error;
+mod file;
+mod finish;
+mod gate;
+mod intent;
+mod layer;
+mod lock;
+mod node;
+mod queue;
+mod recover;
+mod residents;
+mod runs;
+mod snapshot;
+mod temp;
+mod tree;
+pub mod vault;
+
+pub use self::core::{CommitPolicy, StoreOptions};
+pub use error::{Result, StoreError};
+pub use node::Node;
+
+use self::core::{ControlDirs, Core, VaultKeys};
+use dir::Doom;
+use error::Attempt;
+use gate::SyncGate;
+use node::{Body, Ghost, Home, Place};
+use queue::{DirCache, Nodes, Queue};
+use tree::has_handles;
+
+/// Name of the control directory in the vault.
+pub const CONTROL_DIR: &[u8] = b".akasha";
+
+/// Attributes as the mount shows them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attr {
+    /// The entry id, st_ino.
+    pub id: EntryId,
+    /// The kind.
+    pub kind: EntryKind,
+    /// Plaintext size in bytes.
+    pub size: u64,
+    /// Allocated units of 512 bytes in the backing store.
+    pub blocks_512: u64,
+    /// Permission bits, 0..=0o7777.
+    pub mode: u32,
+    /// Number of names.
+    pub nlink: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Device number of a device.
+    pub rdev: u64,
+    /// Last access.
+    pub atime: Timestamp,
+    /// Last modification.
+    pub mtime: Timestamp,
+    /// Last change of attributes.
+    pub ctime: Timestamp,
+}
+
+/// Attributes of something new.
+#[derive(Clone, Copy, Debug)]
+pub struct NewAttr {
+    /// Permission bits, 0..=0o7777, the umask already applied.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+}
+
+/// A time to set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TimeChange {
+    /// The time of the call.
+    Now,
+    /// This time.
+    At(Timestamp),
+}
+
+/// Attributes to set; `None` leaves one as it is.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SetAttr {
+    /// Permission bits, 0..=0o7777.
+    pub mode: Option<u32>,
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Last access.
+    pub atime: Option<TimeChange>,
+    /// Last modification.
+    pub mtime: Option<TimeChange>,
+    /// Last change; kept in memory only, the backing store has its own.
+    pub ctime: Option<Timestamp>,
+}
+
+/// What a rename does about an existing target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RenameFlags {
+    /// Replace it.
+    Replace,
+    /// Fail.
+    NoReplace,
+    /// Swap the two.
+    Exchange,
+}
+
+/// One entry of a listing.
+#[derive(Debug)]
+pub struct ListEntry<'a> {
+    /// Continues the listing after this entry; greater than 2.
+    pub cookie: u64,
+    /// The object.
+    pub id: EntryId,
+    /// Its kind.
+    pub kind: EntryKind,
+    /// Its name.
+    pub name: &'a [u8],
+}
+
+/// An open vault: the tree, and all that waits to be committed.
+pub struct Store<B: Backing> {
+    core: Arc<Core<B>>,
+    root: Arc<Node<B>>,
+    nodes: Nodes<B>,
+    queue: Queue<B>,
+    cache: DirCache<B>,
+    /// Durability of the names in `.akasha/layers` that exchanges made.
+    layer_names: SyncGate,
+    /// One exchange of names at a time: there is one intent.
+    exchanges: Mutex<()>,
+    /// Directories whose times a commit disturbed.
+    touched: Mutex<Vec<Arc<Node<B>>>>,
+    /// When the directories were last settled.
+    settled_last: Mutex<Duration>,
+    /// Files whose cached pages the kernel must forget.
+    invalid: Mutex<Vec<EntryId>>,
+    /// Held until the store is closed or dropped.
+    lock: Mutex<Option<B::Lock>>,
+}
+
+impl<B: Backing> Store<B> {
+    /// Opens the tree of an unlocked vault: takes the vault's lock, sweeps what an earlier mount left.
+    ///
+    /// # Errors
+    /// `InUse` if somebody else has it mounted; `Io` and `Damaged` for what the control directories say.
+    pub fn open(
+        backing: Arc<B>,
+        vault: OpenVault,
+        options: StoreOptions,
+        entropy: Arc<dyn Entropy>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Arc<Self>> {
+        let root = Arc::new(backing.root().attempt("open the vault")?);
+        let control = backing.open_dir(&root, CONTROL_DIR).attempt("open .akasha")?;
+        let lock = lock::take(&*backing, &control, &options)?;
+        let dirs = ControlDirs {
+            tmp: lock::control_subdir(&*backing, &control, b"tmp", &options)?,
+            layers: lock::control_subdir(&*backing, &control, b"layers", &options)?,
+            root,
+            control,
+        };
+        let keys = VaultKeys {
+            cipher: vault.config.cipher,
+            geometry: vault.config.geometry,
+            keys: vault.keys,
+        };
+        if !options.read_only {
+            recover::sweep(&*backing, &dirs, &keys)?;
+        }
+        let cached = options.max_cached_entries;
+        let core = Arc::new(Core::new(backing, keys, dirs, options, entropy, clock));
+        let place = Place { link: None, home: Home::Root, link_seq: 0 };
+        let root = Node::new(EntryId::ROOT, EntryKind::Dir, place);
+        let nodes = Nodes::new();
+        nodes.insert(&root);
+        Ok(Arc::new(Store {
+            core,
+            root,
+            nodes,
+            queue: Queue::new(),
+            cache: DirCache::new(cached),
+            layer_names: SyncGate::new(),
+            exchanges: Mutex::new(()),
+            touched: Mutex::new(Vec::new()),
+            settled_last: Mutex::new(Duration::ZERO),
+            invalid: Mutex::new(Vec::new()),
+            lock: Mutex::new(lock),
+        }))
+    }
+
+    /// The root directory.
+    pub fn root(&self) -> Arc<Node<B>> {
+        Arc::clone(&self.root)
+    }
+
+    /// The settings.
+    pub fn options(&self) -> &StoreOptions {
+        &self.core.options
+    }
+
+    /// Block length in bytes.
+    pub fn block_len(&self) -> u64 {
+        self.core.geometry.block_len()
+    }
+
+    /// Whether names can be looked up in `dir` without waiting for a scan.
+    pub fn is_loaded(&self, dir: &Arc<Node<B>>) -> bool {
+        dir.is_dir_loaded()
+    }
+
+    /// Attributes.
+    pub fn attr(&self, node: &Arc<Node<B>>) -> Result<Attr> {
+        match &node.body {
+            Body::Dir(_) => self.dir_attr(node),
+            Body::File(_) => self.file_attr(node),
+            Body::Damaged => {
+                let stat = node.stat_home(&self.core)?;
+                Ok(Attr { size: 0, mode: 0, nlink: 1, ..attr_of(node, &stat) })
+            }
+        }
+    }
+
+    fn dir_attr(&self, node: &Arc<Node<B>>) -> Result<Attr> {
+        let body = node.dir()?;
+        let (dirs, times, removed) = {
+            let state = body.state.lock();
+            (state.map.as_ref().map(dirmap::DirMap::dirs), state.times, state.removed)
+        };
+        if removed {
+            let now = self.core.now();
+            let gone = Stat {
+                kind: crate::backing::FileKind::Dir,
+                len: 0,
+                blocks_512: 0,
+                mode: 0o700,
+                uid: 0,
+                gid: 0,
+                nlink: 0,
+                ino: 0,
+                atime: now,
+                mtime: now,
+                ctime: now,
+            };
+            let stat = node.stat_home(&self.core).unwrap_or(gone);
+            return Ok(Attr { nlink: 0, ..attr_of(node, &stat) });
+        }
+        let stat = node.stat_home(&self.core)?;
+        let mut attr = attr_of(node, &stat);
+        if let Some(dirs) = dirs {
+            attr.nlink = u32::try_from(dirs).unwrap_or(u32::MAX - 2) + 2;
+        } else if node.id() == EntryId::ROOT {
+            attr.nlink = attr.nlink.saturating_sub(1);
+        }
+        if let Some((mtime, ctime)) = times {
+            attr.mtime = mtime;
+            attr.ctime = ctime.max(attr.ctime.min(ctime));
+        }
+        Ok(attr)
+    }
+
+    fn file_attr(&self, node: &Arc<Node<B>>) -> Result<Attr> {
+        let body = node.file()?;
+        let (size, pending, edited) = {
+            let state = body.state.read();
+            let edit = state.open.as_ref().or(state.frozen.as_deref());
+            let times = edit.map(|edit| (state.set_mtime.unwrap_or(edit.mtime), edit.ctime));
+            (state.size(), state.attr, times)
+        };
+        let unlinked = node.place.lock().link.is_none();
+        let nlink = u32::from(!unlinked);
+        if let Some(attr) = pending {
+            let size = size.unwrap_or(0);
+            let (mtime, ctime) = edited.unwrap_or((attr.mtime, attr.ctime));
+            return Ok(Attr {
+                id: node.id(),
+                kind: node.kind(),
+                size,
+                blocks_512: size.div_ceil(512),
+                mode: attr.mode,
+                nlink,
+                uid: attr.uid,
+                gid: attr.gid,
+                rdev: 0,
+                atime: attr.atime,
+                mtime,
+                ctime: ctime.max(attr.ctime),
+            });
+        }
+        let stat = match node.stat_home(&self.core) {
+            // Published between the two looks: its entry is in the tree now.
+            Err(error) if error.is_missing() && !unlinked => node.stat_home(&self.core)?,
+            other => other?,
+        };
+        let mut attr = attr_of(node, &stat);
+        attr.nlink = nlink;
+        attr.size = match size {
+            Some(size) => size,
+            None => match self.core.geometry.classify(stat.len) {
+                LengthClass::Simple { size } => size,
+                // Its size is sealed in its tail. What is damaged can still be looked at and removed.
+                LengthClass::Mapped => node.size(&self.core).unwrap_or(0),
+                LengthClass::Stub | LengthClass::Invalid => 0,
+            },
+        };
+        if let Some((mtime, ctime)) = edited {
+            attr.mtime = mtime;
+            attr.ctime = attr.ctime.max(ctime);
+        }
+        Ok(attr)
+    }
+
+    /// Sets attributes, at once, on the published version and on the one that waits; returns them all.
+    pub fn set_attr(&self, node: &Arc<Node<B>>, set: &SetAttr) -> Result<Attr> {
+        if self.core.options.read_only {
+            return Err(StoreError::ReadOnly);
+        }
+        let now = self.core.now();
+        let time = |change: Option<TimeChange>| {
+            change.map(|change| match change {
+                TimeChange::Now => now,
+                TimeChange::At(time) => time,
+            })
+        };
+        let (atime, mtime) = (time(set.atime), time(set.mtime));
+        if let Body::File(body) = &node.body {
+            let mut state = body.state.write();
+            if state.is_dirty()
+                && let Some(mtime) = mtime
+            {
+                state.set_mtime = Some(mtime);
+            }
+            if let Some(open) = &mut state.open {
+                open.ctime = now;
+            }
+            if let Some(attr) = &mut state.attr {
+                attr.mode = set.mode.unwrap_or(attr.mode);
+                attr.uid = set.uid.unwrap_or(attr.uid);
+                attr.gid = set.gid.unwrap_or(attr.gid);
+                attr.atime = atime.unwrap_or(attr.atime);
+                attr.mtime = mtime.unwrap_or(attr.mtime);
+                attr.ctime = now;
+                drop(state);
+                // If it was published just now, the entry needs the change as well.
+                if !matches!(node.place.lock().home, Home::Pending) {
+                    return self.set_home_attr(node, set, atime, mtime);
+                }
+                return self.attr(node);
+            }
+        }
+        self.set_home_attr(node, set, atime, mtime)
+    }
+
+    fn set_home_attr(
+        &self,
+        node: &Arc<Node<B>>,
+        set: &SetAttr,
+        atime: Option<Timestamp>,
+        mtime: Option<Timestamp>,
+    ) -> Result<Attr> {
+        if let Body::Dir(body) = &node.body {
+            // Who loses the right to write here would keep what is pending from being published.
+            if set.mode.is_some_and(|mode| mode & 0o300 != 0o300)
+                && !self.core.backing.is_privileged()
+            {
+                self.fsync_dir(node)?;
+            }
+            let mut state = body.state.lock();
+            if let Some(times) = &mut state.times {
+                *times = (mtime.unwrap_or(times.0), self.core.now());
+            }
+        }
+        let mut change = AttrChange { mode: set.mode, uid: set.uid, gid: set.gid, atime, mtime };
+        if !self.core.backing.is_privileged() {
+            let keep = if node.kind() == EntryKind::Dir { 0o700 } else { 0o600 };
+            change.mode = change.mode.map(|mode| mode | keep);
+        }
+        if change != AttrChange::default() {
+            node.change_home(&self.core, &change)?;
+        }
+        self.attr(node)
+    }
+
+    /// Counts a handle. The first one opens and verifies the committed version.
+    pub fn open_file(&self, node: &Arc<Node<B>>, write: bool) -> Result<()> {
+        let body = node.file()?;
+        if write && self.core.options.read_only {
+            return Err(StoreError::ReadOnly);
+        }
+        {
+            let mut state = body.state.write();
+            if write {
+                state.writers += 1;
+            } else {
+                state.readers += 1;
+            }
+        }
+        if let Err(error) = node.load_top(&self.core) {
+            // A damaged file can be opened for writing, to be cut and overwritten.
+            if !write || error.is_missing() {
+                self.close_file(node, write);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// The end of a handle. After the last writer's the file is eligible for commit.
+    pub fn close_file(&self, node: &Arc<Node<B>>, write: bool) {
+        let Ok(body) = node.file() else { return };
+        let (last_writer, last) = {
+            let mut state = body.state.write();
+            if write {
+                state.writers = state.writers.saturating_sub(1);
+            } else {
+                state.readers = state.readers.saturating_sub(1);
+            }
+            let last = state.readers + state.writers == 0;
+            // Who comes now sees the committed version again, where there is one.
+            if last && state.lost && state.attr.is_none() {
+                state.lost = false;
+            }
+            (write && state.writers == 0, last)
+        };
+        let home = tree::clone_home(node);
+        let unlinked = node.place.lock().link.is_none();
+        if unlinked && last {
+            self.drop_unlinked(node, &home);
+        } else if last_writer && self.waits(node) {
+            self.queue.make_eligible(node, self.core.clock.elapsed());
+        }
+    }
+
+    /// Whether anything of `node` waits for a commit.
+    fn waits(&self, node: &Arc<Node<B>>) -> bool {
+        if node.file().is_ok_and(|body| body.state.read().is_dirty()) {
+            return true;
+        }
+        let place = node.place.lock();
+        match (&place.home, &place.link) {
+            (Home::Tree(spot), Some(link)) => !spot.is_at(link),
+            _ => false,
+        }
+    }
+
+    /// Removes what an unlinked file still held when its last handle went.
+    fn drop_unlinked(&self, node: &Arc<Node<B>>, home: &Home<B>) {
+        match home {
+            Home::Ghost(ghost) => {
+                if let Err(error) = self.core.backing.unlink(&self.core.tmp, &ghost.name)
+                    && error.kind() != std::io::ErrorKind::NotFound
+                {
+                    log::warn!("an unlinked file stays behind until the next mount: {error}");
+                }
+                node.place.lock().home = Home::Gone;
+                self.doom_ghost_layers(node, ghost);
+                self.discard(node);
+            }
+            // Its entry is dead and settles with its directory.
+            Home::Tree(_) => {}
+            Home::Pending | Home::Root | Home::Damaged { .. } | Home::Gone => self.discard(node),
+        }
+    }
+
+    /// Has the older layers of an unlinked file removed once its name is durably gone.
+    fn doom_ghost_layers(&self, node: &Arc<Node<B>>, ghost: &Ghost<B>) {
+        let layered = node.file().is_ok_and(|body| {
+            body.state.read().top.as_ref().is_none_or(|top| top.layers.len() > 1)
+        });
+        if !layered {
+            return;
+        }
+        if let Some((dir, change)) = &ghost.from
+            && let Ok(body) = dir.dir()
+        {
+            let mut state = body.state.lock();
+            if !state.removed {
+                self.doom(dir, &mut state, *change, b"", Doom::AllLayers(node.id()));
+            }
+            // Of a removed directory the next mount's hunt finds what is left.
+        } else if let Err(error) = self.remove_layers(node.id(), None) {
+            dir::left_behind("an unlinked file's layers", &error);
+        }
+    }
+
+    /// Counts an open directory: its map stays in memory.
+    pub fn open_dir(&self, node: &Arc<Node<B>>) -> Result<()> {
+        drop(self.lock_dir(node)?);
+        node.dir()?.handles.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// The end of [`Store::open_dir`].
+    pub fn close_dir(&self, node: &Arc<Node<B>>) {
+        if let Ok(dir) = node.dir() {
+            dir.handles.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Reads from `offset`; returns how many bytes there were.
+    pub fn read(&self, node: &Arc<Node<B>>, offset: u64, out: &mut [u8]) -> Result<usize> {
+        node.read_file(&self.core, offset, out)
+    }
+
+    /// Whether a read will not wait for the disk.
+    pub fn read_is_cheap(&self, node: &Arc<Node<B>>, offset: u64, len: u64) -> bool {
+        node.read_is_cheap(&self.core, offset, len)
+    }
+
+    /// The target of a symbolic link.
+    pub fn readlink(&self, node: &Arc<Node<B>>) -> Result<Vec<u8>> {
+        if node.kind() != EntryKind::Symlink {
+            return Err(StoreError::InvalidArgument);
+        }
+        let mut target = vec![0; 4096];
+        let len = node.read_file(&self.core, 0, &mut target)?;
+        target.truncate(len);
+        Ok(target)
+    }
+
+    /// Writes at `offset`. Visible on return; durable after a commit.
+    pub fn write(&self, node: &Arc<Node<B>>, offset: u64, data: &[u8]) -> Result<()> {
+        if self.core.options.read_only {
+            return Err(StoreError::ReadOnly);
+        }
+        node.write_file(&self.core, offset, data)?;
+        self.queue.add(node);
+        Ok(())
+    }
+
+    /// Sets the size.
+    pub fn truncate(&self, node: &Arc<Node<B>>, size: u64) -> Result<()> {
+        if self.core.options.read_only {
+            return Err(StoreError::ReadOnly);
+        }
+        node.truncate_file(&self.core, size)?;
+        // Without an open handle (truncate(2)) this is a change of its own.
+        if has_handles(node) {
+            self.queue.add(node);
+        } else {
+            self.queue.make_eligible(node, self.core.clock.elapsed());
+        }
+        Ok(())
+    }
+
+    /// What close does for each descriptor: the uncommitted version is complete in the backing store on
+    /// return, and under [`CommitPolicy::OnClose`] it is committed.
+    pub fn flush(&self, node: &Arc<Node<B>>) -> Result<()> {
+        let body = node.file()?;
+        if body.state.read().lost {
+            return Err(StoreError::Lost);
+        }
+        if !self.waits(node) {
+            return Ok(());
+        }
+        if self.core.options.commit == CommitPolicy::OnClose {
+            return self.fsync(node);
+        }
+        if node.place.lock().link.is_none() {
+            // Unlinked: nothing of it will ever be published.
+            return Ok(());
+        }
+        node.complete_edit(&self.core)
+    }
+
+    /// Space on the backing filesystem.
+    pub fn statfs(&self) -> Result<SpaceStat> {
+        self.core.backing.space(&self.core.root).attempt("ask for free space")
+    }
+
+    /// Files whose cached pages show changes that were lost: the kernel must forget them.
+    pub fn take_invalid(&self) -> Vec<EntryId> {
+        std::mem::take(&mut *self.invalid.lock())
+    }
+
+    /// Commits everything, removes what is dead, and lets go of the vault. Whatever happens, later operations are the
+    /// caller's mistake.
+    ///
+    /// # Errors
+    /// If something could not be committed or made durable.
+    pub fn close(&self) -> Result<()> {
+        let mut clean = true;
+        if !self.core.options.read_only {
+            for _ in 0..3 {
+                let dirty = self.queue.dirty();
+                if dirty.is_empty() {
+                    break;
+                }
+                clean = self.commit_batches(&dirty);
+            }
+            let everything = self.queue.len() == 0;
+            clean &= everything;
+            clean &= self.settle_all();
+        }
+        self.cache.clear();
+        *self.lock.lock() = None;
+        if clean {
+            return Ok(());
+        }
+        Err(StoreError::Io {
+            what: "commit everything before the end",
+            source: std::io::Error::from_raw_os_error(libc::EIO),
+        })
+    }
+}
+
+fn attr_of<B: Backing>(node: &Node<B>, stat: &Stat) -> Attr {
+    Attr {
+        id: node.id(),
+        kind: node.kind(),
+        size: stat.len,
+        blocks_512: stat.blocks_512,
+        mode: stat.mode,
+        nlink: stat.nlink,
+        uid: stat.uid,
+        gid: stat.gid,
+        rdev: 0,
+        atime: stat.atime,
+        mtime: stat.mtime,
+        ctime: stat.ctime,
+    }
+}

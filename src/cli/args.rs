@@ -1,0 +1,280 @@
+//! The command line as it is written: types for clap, and nothing decided. `plan` turns it into
+//! what is meant.
+
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use super::exit;
+use super::size;
+
+const ABOUT: &str = "An encrypted filesystem that never tears a file.
+
+A directory of ciphertext, the vault, is mounted as an ordinary directory. After a crash or a power \
+cut every file is wholly its last committed version, or wholly the next one.";
+
+const EXAMPLES: &str = "Example:
+  akasha init ~/vault
+  akasha mount ~/vault ~/plain
+  cp report.odt ~/plain/
+  akasha umount ~/plain
+";
+
+const PASSWORDS: &str = "Passwords:
+  A password comes from the terminal, or from --password-file, or from --password-command, or from
+  standard input when that is no terminal: never from an argument or an environment variable, which
+  other users can see. It is a string of 1 to 4096 bytes, not necessarily UTF-8. One newline at the end of
+  a file or of a command's output is not part of it; on standard input it ends at the first newline.
+";
+
+/// `akasha …`
+#[derive(Debug, Parser)]
+#[command(
+    name = "akasha",
+    version,
+    about = "An encrypted filesystem that never tears a file",
+    long_about = ABOUT,
+    after_help = EXAMPLES,
+    after_long_help = format!("{EXAMPLES}\n{PASSWORDS}\n{}", exit::table()),
+    arg_required_else_help = true,
+    max_term_width = 100
+)]
+pub struct CommandLine {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make a new, empty vault
+    #[command(after_long_help = PASSWORDS)]
+    Init(InitArgs),
+    /// Mount a vault as a directory
+    #[command(after_long_help = PASSWORDS)]
+    Mount(MountArgs),
+    /// Unmount, and wait until everything is committed
+    #[command(visible_alias = "unmount")]
+    Umount(UmountArgs),
+    /// Change the password
+    ///
+    /// Only the key slot that the old password opens is written, in one atomic step; no file is encrypted anew.
+    /// Whoever knew the old password and kept a copy of the old vault.toml can still open the vault with it.
+    #[command(after_long_help = PASSWORDS)]
+    Passwd(PasswdArgs),
+    /// Show what a vault is made of
+    ///
+    /// Without the password these are the claims of a file that anybody with access to the vault could have written;
+    /// with it (--verify, --password-file or --password-command) they are proved.
+    #[command(after_long_help = PASSWORDS)]
+    Info(InfoArgs),
+}
+
+/// Where the password comes from.
+#[derive(Args, Debug, Default)]
+pub struct PasswordArgs {
+    /// Read the password from FILE
+    #[arg(long, value_name = "FILE", help_heading = "Password")]
+    pub password_file: Option<PathBuf>,
+    /// Read the password from what the shell command CMD prints
+    #[arg(long, value_name = "CMD", conflicts_with = "password_file", help_heading = "Password")]
+    pub password_command: Option<OsString>,
+}
+
+/// Where the new password comes from.
+#[derive(Args, Debug, Default)]
+pub struct NewPasswordArgs {
+    /// Read the new password from FILE
+    #[arg(long, value_name = "FILE", help_heading = "Password")]
+    pub new_password_file: Option<PathBuf>,
+    /// Read the new password from what the shell command CMD prints
+    #[arg(
+        long,
+        value_name = "CMD",
+        conflicts_with = "new_password_file",
+        help_heading = "Password"
+    )]
+    pub new_password_command: Option<OsString>,
+}
+
+/// What guessing a password shall cost (Argon2id, RFC 9106).
+#[derive(Args, Debug, Default)]
+pub struct KdfArgs {
+    /// Memory that deriving the key takes, 19MiB to 4GiB [default: 256MiB]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse, help_heading = "Key derivation")]
+    pub argon2_memory: Option<u64>,
+    /// Passes over that memory, 2 to 64 [default: 3]
+    #[arg(long, value_name = "N", help_heading = "Key derivation")]
+    pub argon2_passes: Option<u32>,
+    /// Lanes computed in parallel, 1 to 64 [default: 4]
+    #[arg(long, value_name = "N", help_heading = "Key derivation")]
+    pub argon2_lanes: Option<u32>,
+}
+
+/// How much key derivation is accepted.
+#[derive(Args, Debug, Default)]
+pub struct CostArgs {
+    /// Accept a key derivation of more than 16 GiB (memory times passes)
+    #[arg(long, help_heading = "Key derivation")]
+    pub allow_costly_kdf: bool,
+}
+
+/// `akasha init`
+#[derive(Args, Debug)]
+pub struct InitArgs {
+    /// The vault: a directory that is empty or does not exist yet
+    pub vault: PathBuf,
+    /// How contents are encrypted: chacha20-poly1305, aes-256-gcm (fastest on most machines), or
+    /// aes-256-gcm-siv (for virtual machines that are snapshotted while the vault is mounted)
+    #[arg(long, value_name = "CIPHER", default_value = "chacha20-poly1305")]
+    pub cipher: String,
+    /// Unit of encryption: a power of two, 4KiB to 1MiB
+    #[arg(long, value_name = "SIZE", default_value = "4KiB", value_parser = size::parse)]
+    pub block_size: u64,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub kdf: KdfArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub cost: CostArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub password: PasswordArgs,
+}
+
+/// `akasha mount`
+#[derive(Args, Debug)]
+pub struct MountArgs {
+    /// The vault's directory
+    pub vault: PathBuf,
+    /// Where its plaintext shall appear: an empty directory
+    pub mountpoint: PathBuf,
+    /// Stay in the foreground and log to standard error
+    #[arg(short, long)]
+    pub foreground: bool,
+    /// Change nothing, neither in the mount nor in the vault
+    #[arg(short, long)]
+    pub read_only: bool,
+    /// Let other users in (needs user_allow_other in /etc/fuse.conf unless root mounts)
+    #[arg(long)]
+    pub allow_other: bool,
+    /// Commit a closed file within SECONDS (fractions such as 0.1 are fine), or make close itself durable
+    /// [default: 5]
+    #[arg(long, value_name = "SECONDS|close")]
+    pub commit: Option<String>,
+    /// Mount options as mount(8) passes them, separated by commas
+    ///
+    /// ro, rw, atime, noatime, relatime, strictatime, suid, nosuid, dev, nodev, exec, noexec, allow_other,
+    /// allow_root, default_permissions, nonempty, foreground, commit=, password-file=, log-level=. What only concerns
+    /// mount(8) and fstab is ignored: defaults, auto, noauto, user, users, nouser, owner, group, async, nofail,
+    /// _netdev, comment=, x-*.
+    #[arg(short, value_name = "OPTIONS", num_args = 1, allow_hyphen_values = true)]
+    pub options: Vec<OsString>,
+    /// What is logged: off, error, warn, info, debug or trace
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    pub log_level: log::LevelFilter,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub cost: CostArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub password: PasswordArgs,
+}
+
+/// `akasha umount`
+#[derive(Args, Debug)]
+pub struct UmountArgs {
+    /// Where the vault is mounted
+    pub mountpoint: PathBuf,
+    /// Take the mount out of the tree at once, and let it end when its last file is closed; does not wait for that
+    #[arg(short, long, short_alias = 'z')]
+    pub lazy: bool,
+}
+
+/// `akasha passwd`
+#[derive(Args, Debug)]
+pub struct PasswdArgs {
+    /// The vault's directory; it may be mounted
+    pub vault: PathBuf,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub kdf: KdfArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub cost: CostArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub password: PasswordArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub new_password: NewPasswordArgs,
+}
+
+/// `akasha info`
+#[derive(Args, Debug)]
+pub struct InfoArgs {
+    /// The vault's directory
+    pub vault: PathBuf,
+    /// Ask for the password and prove what is shown
+    #[arg(long)]
+    pub verify: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub cost: CostArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub password: PasswordArgs,
+}
+
+/// The arguments that clap shall see. Called as `mount.akasha` or `mount.fuse.akasha` (a link that mount(8) looks for),
+/// the program is `akasha mount`, and mount(8)'s own flags are dropped: `-n` and `-v` mean nothing here, `-s`
+/// asks for tolerance that would hide a misspelt option.
+pub fn normalise(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut args: Vec<OsString> = args.into_iter().collect();
+    let is_helper = args.first().is_some_and(|name| {
+        let name = PathBuf::from(name);
+        matches!(
+            name.file_name().and_then(OsStr::to_str),
+            Some("mount.akasha" | "mount.fuse.akasha")
+        )
+    });
+    if is_helper {
+        args.retain(|arg| !matches!(arg.to_str(), Some("-n" | "-v" | "-s")));
+        args.insert(1, OsString::from("mount"));
+    }
+    args
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_holds_together() {
+        CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn called_by_mount_8_it_mounts() {
+        let args = ["/sbin/mount.akasha", "/v", "/m", "-n", "-v", "-o", "rw,noauto"];
+        let line = normalise(args.iter().map(OsString::from));
+        let parsed = CommandLine::try_parse_from(line).unwrap();
+        let Command::Mount(mount) = parsed.command else { panic!("not a mount") };
+        assert_eq!(mount.mountpoint, PathBuf::from("/m"));
+        assert_eq!(mount.options, ["rw,noauto"]);
+    }
+
+    #[test]
+    fn no_option_takes_a_password_itself() {
+        let mut all = CommandLine::command();
+        all.build();
+        for sub in all.get_subcommands() {
+            assert!(sub.get_arguments().all(|arg| arg.get_long() != Some("password")));
+        }
+    }
+}

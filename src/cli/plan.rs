@@ -1,0 +1,416 @@
+//! What is meant by the arguments: defaults filled in, options merged, contradictions refused. Nothing here
+//! touches the disk.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use log::LevelFilter;
+
+use super::args::{KdfArgs, MountArgs, NewPasswordArgs, PasswordArgs};
+use super::error::{CliError, Result};
+use super::password::PasswordSource;
+use super::size;
+
+/// Costs of Argon2id as asked for; `None` is "as it is" or the default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KdfPlan {
+    /// Memory in KiB.
+    pub memory_kib: Option<u32>,
+    /// Passes.
+    pub passes: Option<u32>,
+    /// Lanes.
+    pub lanes: Option<u32>,
+}
+
+/// What `akasha mount` shall do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MountPlan {
+    /// The vault, as written.
+    pub vault: PathBuf,
+    /// The mountpoint, as written.
+    pub mountpoint: PathBuf,
+    /// Where the password comes from.
+    pub password: PasswordSource,
+    /// Stay in the foreground.
+    pub is_foreground: bool,
+    /// What is logged.
+    pub log_level: LevelFilter,
+    /// Accept any key derivation within the format's bounds.
+    pub allow_costly_kdf: bool,
+    /// When closed files are committed.
+    pub commit: Commit,
+    /// How the kernel shall mount it.
+    pub flags: MountFlags,
+}
+
+/// When closed files are committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Commit {
+    /// Within this time.
+    Within(Duration),
+    /// Before close returns.
+    OnClose,
+}
+
+/// How the kernel shall mount.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MountFlags {
+    /// Nothing can be written.
+    pub is_read_only: bool,
+    /// Other users may enter.
+    pub allow_other: bool,
+    /// root may enter too.
+    pub allow_root: bool,
+    /// Set-user-id bits count. Only root may ask.
+    pub suid: bool,
+    /// Device nodes work. Only root may ask.
+    pub dev: bool,
+    /// No program can be run from it.
+    pub noexec: bool,
+    /// What reading does to access times.
+    pub atime: Atime,
+    /// The mountpoint may have entries, which are hidden then.
+    pub nonempty: bool,
+}
+
+/// What reading does to access times.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Atime {
+    /// What the kernel does by itself: like `Relative`.
+    #[default]
+    Default,
+    /// Nothing.
+    Never,
+    /// Updates them where they are older than the modification, or a day old.
+    Relative,
+    /// Updates them always.
+    Strict,
+}
+
+/// The source that a pair of options names.
+pub fn password_source(file: Option<PathBuf>, command: Option<OsString>) -> PasswordSource {
+    match (file, command) {
+        // clap refuses both at once.
+        (Some(path), _) => PasswordSource::File(path),
+        (None, Some(command)) => PasswordSource::Command(command),
+        (None, None) => PasswordSource::Ask,
+    }
+}
+
+impl From<PasswordArgs> for PasswordSource {
+    fn from(args: PasswordArgs) -> Self {
+        password_source(args.password_file, args.password_command)
+    }
+}
+
+impl From<NewPasswordArgs> for PasswordSource {
+    fn from(args: NewPasswordArgs) -> Self {
+        password_source(args.new_password_file, args.new_password_command)
+    }
+}
+
+impl KdfPlan {
+    /// Costs within the format's bounds.
+    ///
+    /// # Errors
+    /// [`CliError::Usage`] for what is out of bounds.
+    pub fn new(args: &KdfArgs) -> Result<Self> {
+        let out_of = |option: &str, bounds: &str| {
+            CliError::usage(
+                format!("--argon2-{option} must be {bounds}"),
+                "leave it out for the default (256MiB, 3 passes, 4 lanes)",
+            )
+        };
+        if args.argon2_memory.is_some_and(|bytes| !(19 << 20..=4 << 30).contains(&bytes)) {
+            return Err(out_of("memory", "from 19MiB to 4GiB"));
+        }
+        if args.argon2_memory.is_some_and(|bytes| !bytes.is_multiple_of(1024)) {
+            return Err(out_of("memory", "a multiple of 1KiB"));
+        }
+        if args.argon2_passes.is_some_and(|count| !(2..=64).contains(&count)) {
+            return Err(out_of("passes", "from 2 to 64"));
+        }
+        if args.argon2_lanes.is_some_and(|count| !(1..=64).contains(&count)) {
+            return Err(out_of("lanes", "from 1 to 64"));
+        }
+        let memory_kib =
+            args.argon2_memory.map(|bytes| u32::try_from(bytes >> 10).expect("4 GiB are 2^22 KiB"));
+        Ok(KdfPlan { memory_kib, passes: args.argon2_passes, lanes: args.argon2_lanes })
+    }
+}
+
+/// The binary logarithm of a block size, 12..=20.
+///
+/// # Errors
+/// [`CliError::Usage`] if it is no power of two in bounds.
+pub fn block_log2(block_size: u64) -> Result<u8> {
+    if block_size.is_power_of_two() && (4096..=1 << 20).contains(&block_size) {
+        Ok(u8::try_from(block_size.trailing_zeros()).expect("at most 20"))
+    } else {
+        Err(CliError::usage(
+            format!("a block size of {} is not possible", size::show(block_size)),
+            "give a power of two from 4KiB to 1MiB; 4KiB is right for nearly everything",
+        ))
+    }
+}
+
+impl MountPlan {
+    /// Merges flags and `-o` options; where two contradict, the later one counts, as with mount(8).
+    ///
+    /// # Errors
+    /// [`CliError::Usage`] naming the option that is unknown or has a wrong value.
+    pub fn new(args: MountArgs) -> Result<Self> {
+        let mut plan = MountPlan {
+            vault: args.vault,
+            mountpoint: args.mountpoint,
+            password: args.password.into(),
+            is_foreground: args.foreground,
+            log_level: args.log_level,
+            allow_costly_kdf: args.cost.allow_costly_kdf,
+            commit: Commit::Within(Duration::from_secs(5)),
+            flags: MountFlags {
+                is_read_only: args.read_only,
+                allow_other: args.allow_other,
+                ..MountFlags::default()
+            },
+        };
+        for list in &args.options {
+            for option in list.as_bytes().split(|&byte| byte == b',') {
+                plan.apply(option)?;
+            }
+        }
+        if let Some(text) = &args.commit {
+            plan.commit = parse_commit(text)?;
+        }
+        if args.read_only {
+            plan.flags.is_read_only = true;
+        }
+        if plan.flags.allow_other && plan.flags.allow_root {
+            return Err(CliError::usage(
+                "allow_other and allow_root exclude each other",
+                "allow_other lets everybody in, root included: give one of them",
+            ));
+        }
+        Ok(plan)
+    }
+
+    fn apply(&mut self, option: &[u8]) -> Result<()> {
+        let (key, value) = match option.iter().position(|&byte| byte == b'=') {
+            Some(at) => (&option[..at], Some(&option[at + 1..])),
+            None => (option, None),
+        };
+        let flags = &mut self.flags;
+        match (key, value) {
+            (b"ro", None) => flags.is_read_only = true,
+            (b"rw", None) => flags.is_read_only = false,
+            (b"atime", None) => flags.atime = Atime::Default,
+            (b"noatime", None) => flags.atime = Atime::Never,
+            (b"relatime", None) => flags.atime = Atime::Relative,
+            (b"strictatime", None) => flags.atime = Atime::Strict,
+            (b"suid", None) => flags.suid = true,
+            (b"nosuid", None) => flags.suid = false,
+            (b"dev", None) => flags.dev = true,
+            (b"nodev", None) => flags.dev = false,
+            (b"exec", None) => flags.noexec = false,
+            (b"noexec", None) => flags.noexec = true,
+            (b"allow_other", None) => flags.allow_other = true,
+            (b"allow_root", None) => flags.allow_root = true,
+            (b"nonempty", None) => flags.nonempty = true,
+            (b"foreground", None) => self.is_foreground = true,
+            (b"commit", Some(value)) => self.commit = parse_commit(&text_of(key, value)?)?,
+            (b"log-level", Some(value)) => {
+                self.log_level = text_of(key, value)?.parse().map_err(|_| {
+                    CliError::usage(
+                        "there is no such log level",
+                        "use off, error, warn, info, debug or trace",
+                    )
+                })?;
+            }
+            (b"password-file", Some(value)) if !value.is_empty() => {
+                if self.password != PasswordSource::Ask {
+                    return Err(CliError::usage(
+                        "two sources of the password are given",
+                        "keep one of --password-file, --password-command and -o password-file=",
+                    ));
+                }
+                self.password =
+                    PasswordSource::File(PathBuf::from(OsString::from_vec(value.to_vec())));
+            }
+            // The kernel checks permissions always; what only mount(8) and fstab(5) look at; empty list items.
+            (
+                b"default_permissions"
+                | b""
+                | b"defaults"
+                | b"auto"
+                | b"noauto"
+                | b"user"
+                | b"nouser"
+                | b"users"
+                | b"owner"
+                | b"group"
+                | b"async"
+                | b"nofail"
+                | b"_netdev",
+                None,
+            ) => {}
+            (b"user" | b"comment", Some(_)) => {}
+            _ if key.starts_with(b"x-") => {}
+            _ => {
+                let name = OsStr::from_bytes(option);
+                return Err(CliError::usage(
+                    format!("mount option {name:?} is unknown, or has or lacks a value"),
+                    "akasha mount --help lists the options after -o",
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn text_of(key: &[u8], value: &[u8]) -> Result<String> {
+    String::from_utf8(value.to_vec()).map_err(|_| {
+        CliError::usage(
+            format!("the value of mount option {:?} is not text", OsStr::from_bytes(key)),
+            "akasha mount --help lists the options after -o",
+        )
+    })
+}
+
+/// `close`, or seconds from 0.01 to a day.
+fn parse_commit(text: &str) -> Result<Commit> {
+    if text == "close" {
+        return Ok(Commit::OnClose);
+    }
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.01..=86_400.0).contains(&seconds) => {
+            Ok(Commit::Within(Duration::from_secs_f64(seconds)))
+        }
+        _ => Err(CliError::usage(
+            format!(
+                "commit={text:?} is neither \"close\" nor a number of seconds from 0.01 to 86400"
+            ),
+            "use commit=close to have each close wait until the file is durable",
+        )),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::args::{Command, CommandLine};
+
+    fn plan(args: &[&str]) -> Result<MountPlan> {
+        let line = ["akasha", "mount", "/v", "/m"].iter().chain(args);
+        match CommandLine::try_parse_from(line).unwrap().command {
+            Command::Mount(args) => MountPlan::new(args),
+            _ => panic!("not a mount"),
+        }
+    }
+
+    #[test]
+    fn a_mount_is_safe_by_default() {
+        let plan = plan(&[]).unwrap();
+        assert_eq!(plan.flags, MountFlags::default());
+        assert!(!plan.flags.suid && !plan.flags.dev && !plan.flags.allow_other);
+        assert_eq!(plan.commit, Commit::Within(Duration::from_secs(5)));
+        assert_eq!(plan.password, PasswordSource::Ask);
+        assert!(!plan.is_foreground);
+    }
+
+    #[test]
+    fn option_lists_merge_and_the_later_one_counts() {
+        let plan = plan(&[
+            "-o",
+            "ro,noatime,user=me,x-systemd.automount,x-a=b,_netdev",
+            "-o",
+            "rw,nosuid,suid,noexec,,commit=0.1,password-file=/p,foreground",
+        ])
+        .unwrap();
+        assert!(!plan.flags.is_read_only);
+        assert!(plan.flags.suid && plan.flags.noexec && !plan.flags.dev);
+        assert_eq!(plan.flags.atime, Atime::Never);
+        assert_eq!(plan.commit, Commit::Within(Duration::from_millis(100)));
+        assert_eq!(plan.password, PasswordSource::File("/p".into()));
+        assert!(plan.is_foreground);
+    }
+
+    #[test]
+    fn a_flag_beats_an_option() {
+        let plan = plan(&["--read-only", "--commit", "close", "-o", "rw,commit=7"]).unwrap();
+        assert!(plan.flags.is_read_only);
+        assert_eq!(plan.commit, Commit::OnClose);
+    }
+
+    #[test]
+    fn unknown_or_misshapen_options_are_named() {
+        for option in [
+            "sparkle",
+            "ro=1",
+            "commit",
+            "commit=",
+            "commit=-1",
+            "commit=nan",
+            "commit=inf",
+            "commit=0",
+            "commit=1e9",
+            "log-level=loud",
+            "password-file",
+            "password-file=",
+            "suid=yes",
+        ] {
+            let error = plan(&["-o", option]).unwrap_err();
+            assert_eq!(error.exit(), crate::cli::exit::Exit::Usage, "{option}");
+        }
+        assert!(plan(&["-o", "rw,sparkle"]).unwrap_err().to_string().contains("sparkle"));
+    }
+
+    #[test]
+    fn two_password_sources_are_refused() {
+        assert!(plan(&["--password-file", "/a", "-o", "password-file=/b"]).is_err());
+        assert!(plan(&["-o", "allow_other,allow_root"]).is_err());
+    }
+
+    #[test]
+    fn block_sizes_are_powers_of_two_in_bounds() {
+        for (size, log2) in [
+            (4096, Some(12)),
+            (1 << 20, Some(20)),
+            (2048, None),
+            (1 << 21, None),
+            (5000, None),
+            (0, None),
+        ] {
+            assert_eq!(block_log2(size).ok(), log2, "{size}");
+        }
+    }
+
+    #[test]
+    fn key_derivation_costs_have_bounds_on_both_sides() {
+        let kdf = |memory, passes, lanes| {
+            KdfPlan::new(&KdfArgs {
+                argon2_memory: memory,
+                argon2_passes: passes,
+                argon2_lanes: lanes,
+            })
+        };
+        assert!(kdf(None, None, None).is_ok());
+        assert!(kdf(Some(19 << 20), Some(2), Some(1)).is_ok());
+        assert_eq!(kdf(Some(4 << 30), Some(64), Some(64)).unwrap().memory_kib, Some(1 << 22));
+        for (memory, passes, lanes) in [
+            ((19 << 20) - 1024, 2, 1),
+            ((4 << 30) + 1024, 2, 1),
+            ((19 << 20) + 1, 2, 1),
+            (19 << 20, 1, 1),
+            (19 << 20, 65, 1),
+            (19 << 20, 2, 0),
+            (19 << 20, 2, 65),
+        ] {
+            assert!(kdf(Some(memory), Some(passes), Some(lanes)).is_err());
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! AEAD of an object's parts: `seal[key, (domain, index)](aad, plaintext) = ciphertext || tag`.
+
+use std::fmt;
+use std::str::FromStr;
+
+use aws_lc_rs::aead::{
+    AES_256_GCM, AES_256_GCM_SIV, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey,
+};
+
+use super::AuthError;
+
+/// Length of an authentication tag in bytes, for every cipher.
+pub const TAG_LEN: usize = 16;
+
+/// A content cipher of 256-bit keys and 96-bit nonces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Cipher {
+    /// ChaCha20-Poly1305 (RFC 8439).
+    ChaCha20Poly1305 = 1,
+    /// AES-256-GCM (NIST SP 800-38D).
+    Aes256Gcm = 2,
+    /// AES-256-GCM-SIV (RFC 8452).
+    Aes256GcmSiv = 3,
+}
+
+impl Cipher {
+    /// Every cipher.
+    pub const ALL: [Cipher; 3] =
+        [Cipher::ChaCha20Poly1305, Cipher::Aes256Gcm, Cipher::Aes256GcmSiv];
+
+    /// The cipher that a header's byte names.
+    pub fn from_byte(byte: u8) -> Option<Cipher> {
+        Self::ALL.into_iter().find(|cipher| *cipher as u8 == byte)
+    }
+
+    /// The name on the command line and in `vault.toml`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Cipher::ChaCha20Poly1305 => "chacha20-poly1305",
+            Cipher::Aes256Gcm => "aes-256-gcm",
+            Cipher::Aes256GcmSiv => "aes-256-gcm-siv",
+        }
+    }
+}
+
+impl fmt::Display for Cipher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Cipher {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        Self::ALL.into_iter().find(|cipher| cipher.name() == name).ok_or_else(|| {
+            let names: Vec<&str> = Self::ALL.iter().map(|cipher| cipher.name()).collect();
+            format!("no cipher of that name (there are {})", names.join(", "))
+        })
+    }
+}
+
+/// What kind of part of an object is sealed: the first byte of its nonce (FORMAT.md, "Objects").
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Domain {
+    /// A slot of a layer.
+    Slot = 1,
+    /// A page of a map.
+    MapPage = 2,
+    /// The tail.
+    Tail = 3,
+    /// A record of a log.
+    LogRecord = 4,
+    /// The body of a stub or rescue copy.
+    Body = 5,
+}
+
+/// The key of one object.
+pub struct ObjectKey {
+    key: LessSafeKey,
+}
+
+impl ObjectKey {
+    /// The key with these bytes; the caller wipes them.
+    pub fn new(cipher: Cipher, key: &[u8; 32]) -> ObjectKey {
+        let algorithm = match cipher {
+            Cipher::ChaCha20Poly1305 => &CHACHA20_POLY1305,
+            Cipher::Aes256Gcm => &AES_256_GCM,
+            Cipher::Aes256GcmSiv => &AES_256_GCM_SIV,
+        };
+        let key = UnboundKey::new(algorithm, key).expect("every cipher takes 32-byte keys");
+        ObjectKey { key: LessSafeKey::new(key) }
+    }
+
+    /// Nonce (12 bytes): domain, three zero bytes, index as a little-endian u64.
+    fn nonce(domain: Domain, index: u64) -> Nonce {
+        let mut nonce = [0; 12];
+        nonce[0] = domain as u8;
+        nonce[4..].copy_from_slice(&index.to_le_bytes());
+        Nonce::assume_unique_for_key(nonce)
+    }
+
+    /// Seals in place: all but the last [`TAG_LEN`] bytes of `buffer` are plaintext on entry and ciphertext on
+    /// return, the last ones become the tag. The caller answers for sealing each (domain, index) of an object once.
+    ///
+    /// # Panics
+    /// If `buffer` is shorter than a tag.
+    pub fn seal(&self, domain: Domain, index: u64, aad: &[u8], buffer: &mut [u8]) {
+        let (text, tag) = buffer.split_at_mut(buffer.len() - TAG_LEN);
+        let sealed = self
+            .key
+            .seal_in_place_separate_tag(Self::nonce(domain, index), Aad::from(aad), text)
+            .expect("far below every cipher's length limit");
+        tag.copy_from_slice(sealed.as_ref());
+    }
+
+    /// Opens in place; returns the plaintext's length, `buffer.len() - TAG_LEN`.
+    ///
+    /// # Errors
+    /// [`AuthError`]; what is in `buffer` then means nothing.
+    pub fn open(
+        &self,
+        domain: Domain,
+        index: u64,
+        aad: &[u8],
+        buffer: &mut [u8],
+    ) -> Result<usize, AuthError> {
+        let nonce = Self::nonce(domain, index);
+        match self.key.open_in_place(nonce, Aad::from(aad), buffer) {
+            Ok(plain) => Ok(plain.len()),
+            Err(_) => Err(AuthError),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use chacha20poly1305::aead::{AeadInOut, KeyInit};
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn the_fast_and_the_portable_chacha_are_equal(
+            key in any::<[u8; 32]>(), index in any::<u64>(),
+            plain in prop::collection::vec(any::<u8>(), 0..5000), aad in prop::collection::vec(any::<u8>(), 0..40)
+        ) {
+            let mut fast = plain.clone();
+            fast.resize(plain.len() + TAG_LEN, 0);
+            ObjectKey::new(Cipher::ChaCha20Poly1305, &key).seal(Domain::Slot, index, &aad, &mut fast);
+            let portable = chacha20poly1305::ChaCha20Poly1305::new(&key.into());
+            let mut nonce = [0; 12];
+            nonce[0] = 1;
+            nonce[4..].copy_from_slice(&index.to_le_bytes());
+            let mut slow = plain.clone();
+            let tag = portable
+                .encrypt_inout_detached(&nonce.into(), &aad, slow.as_mut_slice().into())
+                .unwrap();
+            slow.extend_from_slice(&tag);
+            prop_assert_eq!(fast, slow);
+        }
+
+        #[test]
+        fn what_is_sealed_opens_only_in_its_place(
+            key in any::<[u8; 32]>(), index in any::<u64>(), other in any::<u64>(),
+            plain in prop::collection::vec(any::<u8>(), 0..300), flip in any::<usize>()
+        ) {
+            for cipher in Cipher::ALL {
+                let object = ObjectKey::new(cipher, &key);
+                let mut sealed = plain.clone();
+                sealed.resize(plain.len() + TAG_LEN, 0);
+                object.seal(Domain::Slot, index, b"", &mut sealed);
+                let mut copy = sealed.clone();
+                prop_assert_eq!(object.open(Domain::Slot, index, b"", &mut copy), Ok(plain.len()));
+                prop_assert_eq!(&copy[..plain.len()], &plain[..]);
+                let mut copy = sealed.clone();
+                prop_assert_eq!(object.open(Domain::Tail, index, b"", &mut copy), Err(AuthError));
+                if other != index {
+                    let mut copy = sealed.clone();
+                    prop_assert_eq!(object.open(Domain::Slot, other, b"", &mut copy), Err(AuthError));
+                }
+                let mut copy = sealed.clone();
+                let bit = flip % (copy.len() * 8);
+                copy[bit / 8] ^= 1 << (bit % 8);
+                prop_assert_eq!(object.open(Domain::Slot, index, b"", &mut copy), Err(AuthError));
+            }
+        }
+    }
+}

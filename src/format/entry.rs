@@ -1,0 +1,245 @@
+//! Backing names: sealed entries, long names, control names (FORMAT.md, "Names").
+
+use data_encoding::BASE64URL_NOPAD;
+
+use crate::crypto::{KeyTree, sha256};
+use crate::entropy::Entropy;
+
+use super::FormatError;
+use super::ids::{EntryId, ObjectId};
+use super::map::{array, u64_at};
+
+/// First letter of a sealed entry under the first epoch's key.
+const EPOCH_LETTER: u8 = b'A';
+/// First letter of a long name.
+const LONG_LETTER: u8 = b'L';
+/// What a sidecar's name has behind the long name.
+const SIDECAR_SUFFIX: &[u8] = b".name";
+/// The longest backing name that is used as it is, in bytes.
+const BACKING_NAME_MAX: usize = 255;
+const VERSION: u8 = 1;
+/// version, kind, flags, entry id, replaces.
+const FIXED_LEN: usize = 19;
+const FLAG_DEVICE: u8 = 1;
+const PAD: u8 = 0x80;
+const STEP: usize = 16;
+
+/// What an entry is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum EntryKind {
+    /// A regular file.
+    File = 1,
+    /// A directory.
+    Dir = 2,
+    /// A symbolic link; its layer holds the target.
+    Symlink = 3,
+    /// A named pipe.
+    Fifo = 4,
+    /// A socket.
+    Socket = 5,
+    /// A character device.
+    CharDevice = 6,
+    /// A block device.
+    BlockDevice = 7,
+}
+
+impl EntryKind {
+    const ALL: [EntryKind; 7] = [
+        EntryKind::File,
+        EntryKind::Dir,
+        EntryKind::Symlink,
+        EntryKind::Fifo,
+        EntryKind::Socket,
+        EntryKind::CharDevice,
+        EntryKind::BlockDevice,
+    ];
+
+    fn is_device(self) -> bool {
+        matches!(self, EntryKind::CharDevice | EntryKind::BlockDevice)
+    }
+}
+
+/// A directory entry in the clear.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// What it is.
+    pub kind: EntryKind,
+    /// The object.
+    pub id: EntryId,
+    /// A sibling of the same plaintext name that this one takes the place of.
+    pub replaces: Option<EntryId>,
+    /// Device number, of devices only.
+    pub rdev: Option<u64>,
+    /// The plaintext name, 1..=255 bytes.
+    pub name: Vec<u8>,
+}
+
+/// The name of an entry in the backing directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackingName {
+    /// The name.
+    pub name: Vec<u8>,
+    /// For long names, the file beside it that holds the sealed entry.
+    pub sidecar: Option<Sidecar>,
+}
+
+/// The file that holds a long name's sealed entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sidecar {
+    /// Its name.
+    pub name: Vec<u8>,
+    /// Its content.
+    pub content: Vec<u8>,
+}
+
+/// What a backing name can be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NameClass {
+    /// `.akasha`, or its predecessor while a vault is made.
+    Control,
+    /// `.dir`, a directory's rescue copy.
+    Rescue,
+    /// A hash; the sealed entry is in the sidecar.
+    Long,
+    /// A long name's sidecar.
+    Sidecar,
+    /// A sealed entry.
+    Entry,
+    /// Nothing of ours.
+    Foreign,
+}
+
+/// Seals an entry of the directory `parent`. Deterministic.
+pub fn seal_entry(keys: &KeyTree, parent: EntryId, entry: &Entry) -> BackingName {
+    let mut plain = Vec::with_capacity(FIXED_LEN + entry.name.len() + 8 + STEP);
+    plain.push(VERSION);
+    plain.push(entry.kind as u8);
+    plain.push(if entry.rdev.is_some() { FLAG_DEVICE } else { 0 });
+    plain.extend_from_slice(&entry.id.get().to_le_bytes());
+    plain.extend_from_slice(&entry.replaces.map_or(0, EntryId::get).to_le_bytes());
+    if let Some(rdev) = entry.rdev {
+        plain.extend_from_slice(&rdev.to_le_bytes());
+    }
+    plain.extend_from_slice(&entry.name);
+    plain.push(PAD);
+    plain.resize(plain.len().next_multiple_of(STEP), 0);
+    let sealed = keys.names().seal([b"entry", &parent.get().to_le_bytes()], &plain);
+    let mut name = vec![EPOCH_LETTER];
+    name.extend_from_slice(BASE64URL_NOPAD.encode(&sealed).as_bytes());
+    if name.len() <= BACKING_NAME_MAX {
+        return BackingName { name, sidecar: None };
+    }
+    let long = long_name(&name);
+    let mut sidecar = long.clone();
+    sidecar.extend_from_slice(SIDECAR_SUFFIX);
+    BackingName { name: long, sidecar: Some(Sidecar { name: sidecar, content: name }) }
+}
+
+/// The backing name that stands for a sealed entry which is too long for one.
+pub fn long_name(sealed: &[u8]) -> Vec<u8> {
+    let mut name = vec![LONG_LETTER];
+    name.extend_from_slice(BASE64URL_NOPAD.encode(&sha256(sealed)).as_bytes());
+    name
+}
+
+/// Opens a sealed entry (a backing name, or a sidecar's content) of the directory `parent`.
+///
+/// # Errors
+/// [`FormatError::Auth`], [`FormatError::Entry`].
+pub fn open_entry(keys: &KeyTree, parent: EntryId, sealed: &[u8]) -> Result<Entry, FormatError> {
+    let text = sealed.strip_prefix(&[EPOCH_LETTER]).ok_or(FormatError::Entry("epoch letter"))?;
+    let sealed = BASE64URL_NOPAD.decode(text).map_err(|_| FormatError::Entry("base64"))?;
+    let plain = keys
+        .names()
+        .open([b"entry", &parent.get().to_le_bytes()], &sealed)
+        .map_err(|_| FormatError::Auth("name"))?;
+    parse_entry(&plain)
+}
+
+fn parse_entry(plain: &[u8]) -> Result<Entry, FormatError> {
+    if plain.len() < FIXED_LEN || !plain.len().is_multiple_of(STEP) {
+        return Err(FormatError::Entry("length"));
+    }
+    if plain[0] != VERSION {
+        return Err(FormatError::Entry("version"));
+    }
+    let kind = EntryKind::ALL
+        .into_iter()
+        .find(|kind| *kind as u8 == plain[1])
+        .ok_or(FormatError::Entry("kind"))?;
+    if plain[2] != if kind.is_device() { FLAG_DEVICE } else { 0 } {
+        return Err(FormatError::Entry("flags"));
+    }
+    let id = EntryId::from_raw(u64_at(plain, 3))
+        .filter(|id| *id != EntryId::ROOT)
+        .ok_or(FormatError::Entry("id"))?;
+    let replaces = match u64_at(plain, 11) {
+        0 => None,
+        raw => Some(EntryId::from_raw(raw).ok_or(FormatError::Entry("replaces"))?),
+    };
+    let mut rest = &plain[FIXED_LEN..];
+    let rdev = if kind.is_device() {
+        if rest.len() < 8 {
+            return Err(FormatError::Entry("device number"));
+        }
+        let rdev = u64::from_le_bytes(array(rest, 0));
+        rest = &rest[8..];
+        Some(rdev)
+    } else {
+        None
+    };
+    let end = rest.iter().rposition(|byte| *byte != 0).ok_or(FormatError::Entry("padding"))?;
+    if rest[end] != PAD || rest.len() - end > STEP {
+        return Err(FormatError::Entry("padding"));
+    }
+    let name = &rest[..end];
+    let fine = (1..=255).contains(&name.len())
+        && !name.contains(&0)
+        && !name.contains(&b'/')
+        && name != b"."
+        && name != b"..";
+    if !fine {
+        return Err(FormatError::Entry("name"));
+    }
+    Ok(Entry { kind, id, replaces, rdev, name: name.to_vec() })
+}
+
+/// What a name found in the tree is.
+pub fn classify_name(name: &[u8]) -> NameClass {
+    let is_hash = |text: &[u8]| text.len() == 44 && text[0] == LONG_LETTER;
+    match name {
+        b".akasha" | b".akasha.new" => NameClass::Control,
+        b".dir" => NameClass::Rescue,
+        _ if name.strip_suffix(SIDECAR_SUFFIX).is_some_and(is_hash) => NameClass::Sidecar,
+        _ if is_hash(name) => NameClass::Long,
+        [EPOCH_LETTER, ..] => NameClass::Entry,
+        _ => NameClass::Foreign,
+    }
+}
+
+/// `<entry id, 16 hex digits>.<layer id, 64 hex digits>`
+pub fn layer_file_name(entry: EntryId, layer: ObjectId) -> Vec<u8> {
+    format!("{:016x}.{layer}", entry.get()).into_bytes()
+}
+
+/// The parts of a layer's file name.
+pub fn parse_layer_file_name(name: &[u8]) -> Option<(EntryId, ObjectId)> {
+    let text = std::str::from_utf8(name).ok()?;
+    let (entry, layer) = text.split_once('.')?;
+    let entry = EntryId::from_raw(u64::from_str_radix(entry, 16).ok()?)?;
+    let layer = ObjectId::from_hex(layer.as_bytes())?;
+    (layer_file_name(entry, layer) == name).then_some((entry, layer))
+}
+
+/// A fresh name in `.akasha/tmp`: `t` and 32 hex digits.
+pub fn temp_file_name(entropy: &dyn Entropy) -> Vec<u8> {
+    format!("t{:016x}{:016x}", entropy.next_u64(), entropy.next_u64()).into_bytes()
+}
+
+/// Whether a name is one that [`temp_file_name`] makes.
+pub fn is_temp_name(name: &[u8]) -> bool {
+    name.len() == 33
+        && name[0] == b't'
+        && name[1..].iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}

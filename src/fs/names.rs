@@ -1,0 +1,182 @@
+//! Names: finding, making, moving and removing them.
+
+use std::sync::Arc;
+
+use crate::backing::Backing;
+use crate::format::{EntryId, EntryKind};
+use crate::store::{Attr, Node, RenameFlags, StoreError};
+
+use super::caller::Caller;
+use super::{FileSystem, FsError, NewMode, Result, check_name};
+
+/// The file type bits of a mode.
+const S_IFMT: u32 = libc::S_IFMT;
+
+/// An ancestor walk longer than any path is a loop.
+const DEEPEST: usize = 1 << 16;
+
+impl<B: Backing> FileSystem<B> {
+    /// Finds `name`; counts a lookup.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] is an answer that the kernel may keep.
+    pub fn lookup(&self, parent: EntryId, name: &[u8]) -> Result<Attr> {
+        check_name(name)?;
+        let dir = self.node(parent)?;
+        let node = self.store.lookup(&dir, name)?;
+        self.remember(&node)
+    }
+
+    /// mkdir(2); counts a lookup.
+    pub fn mkdir(
+        &self,
+        parent: EntryId,
+        name: &[u8],
+        mode: NewMode,
+        caller: Caller,
+    ) -> Result<Attr> {
+        check_name(name)?;
+        let dir = self.node(parent)?;
+        let new = mode.inherit(caller, &self.store.attr(&dir)?, true);
+        let node = self.store.mkdir(&dir, name, &new)?;
+        self.note_change();
+        self.remember(&node)
+    }
+
+    /// mknod(2); counts a lookup. Only regular files; the bits of the type say which.
+    ///
+    /// # Errors
+    /// [`FsError::NotPermitted`] for fifos, sockets and devices (mknod(2): "the filesystem does not
+    /// support the type of node requested").
+    pub fn mknod(
+        &self,
+        parent: EntryId,
+        name: &[u8],
+        mode: NewMode,
+        caller: Caller,
+    ) -> Result<Attr> {
+        let kind = mode.mode & S_IFMT;
+        if kind != 0 && kind != libc::S_IFREG {
+            return Err(FsError::NotPermitted);
+        }
+        let dir = self.node(parent)?;
+        let (node, _) = self.make_file(&dir, name, mode, true, caller)?;
+        self.as_writer(&node, |_| Ok(()))?;
+        self.remember(&node)
+    }
+
+    /// symlink(2); counts a lookup.
+    pub fn symlink(
+        &self,
+        parent: EntryId,
+        name: &[u8],
+        target: &[u8],
+        caller: Caller,
+    ) -> Result<Attr> {
+        check_name(name)?;
+        // symlink(2): an empty target is ENOENT, a longer one than PATH_MAX cannot be followed.
+        if target.is_empty() {
+            return Err(FsError::Store(StoreError::NotFound));
+        }
+        if target.len() >= libc::PATH_MAX as usize {
+            return Err(FsError::Store(StoreError::NameTooLong));
+        }
+        let dir = self.node(parent)?;
+        let mode = NewMode { mode: 0o777, umask: 0 };
+        let new = mode.inherit(caller, &self.store.attr(&dir)?, false);
+        let node = self.store.symlink(&dir, name, target, &new)?;
+        self.note_change();
+        self.remember(&node)
+    }
+
+    /// readlink(2).
+    pub fn readlink(&self, ino: EntryId) -> Result<Vec<u8>> {
+        Ok(self.store.readlink(&self.node(ino)?)?)
+    }
+
+    /// unlink(2). Who has the file open keeps it.
+    pub fn unlink(&self, parent: EntryId, name: &[u8]) -> Result<()> {
+        check_name(name)?;
+        self.store.unlink(&self.node(parent)?, name)?;
+        self.note_change();
+        Ok(())
+    }
+
+    /// rmdir(2).
+    pub fn rmdir(&self, parent: EntryId, name: &[u8]) -> Result<()> {
+        check_name(name)?;
+        self.store.rmdir(&self.node(parent)?, name)?;
+        self.note_change();
+        Ok(())
+    }
+
+    /// renameat2(2).
+    ///
+    /// # Errors
+    /// [`FsError::InvalidArgument`] if a directory would move beneath itself.
+    pub fn rename(
+        &self,
+        from: (EntryId, &[u8]),
+        to: (EntryId, &[u8]),
+        flags: RenameFlags,
+    ) -> Result<()> {
+        check_name(from.1)?;
+        check_name(to.1)?;
+        let from_dir = self.node(from.0)?;
+        let to_dir = self.node(to.0)?;
+        if from.0 != to.0 {
+            let moved = self.store.lookup(&from_dir, from.1)?;
+            self.check_not_beneath(&moved, &to_dir)?;
+            if flags == RenameFlags::Exchange {
+                let back = self.store.lookup(&to_dir, to.1)?;
+                self.check_not_beneath(&back, &from_dir)?;
+            }
+        }
+        self.store.rename(&from_dir, from.1, &to_dir, to.1, flags)?;
+        self.note_change();
+        Ok(())
+    }
+
+    /// Refuses `dir` as the new parent of `moved` if it is `moved` or beneath it. The kernel checks
+    /// this under its own lock (s_vfs_rename_mutex); here it is for callers without a kernel.
+    fn check_not_beneath(&self, moved: &Arc<Node<B>>, dir: &Arc<Node<B>>) -> Result<()> {
+        let mut at = Arc::clone(dir);
+        if moved.kind() != EntryKind::Dir {
+            return Ok(());
+        }
+        for _ in 0..DEEPEST {
+            if at.id() == moved.id() {
+                return Err(FsError::InvalidArgument);
+            }
+            if at.id() == EntryId::ROOT {
+                return Ok(());
+            }
+            // The parents of a directory in use are in use, too: the kernel holds their entries.
+            match self.node(self.store.parent_id(&at)) {
+                Ok(parent) => at = parent,
+                Err(_) => return Ok(()),
+            }
+        }
+        Err(FsError::InvalidArgument)
+    }
+
+    /// Makes a regular file, or finds the one that is there unless `exclusive`; tells whether it made it.
+    pub(super) fn make_file(
+        &self,
+        dir: &Arc<Node<B>>,
+        name: &[u8],
+        mode: NewMode,
+        exclusive: bool,
+        caller: Caller,
+    ) -> Result<(Arc<Node<B>>, bool)> {
+        check_name(name)?;
+        let new = mode.inherit(caller, &self.store.attr(dir)?, false);
+        match self.store.create(dir, name, &new) {
+            Ok(node) => Ok((node, true)),
+            Err(StoreError::AlreadyExists) if !exclusive => {
+                Ok((self.store.lookup(dir, name)?, false))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}

@@ -1,0 +1,728 @@
+//! Requests of the kernel as calls of `fs`, in the event loop where they are short, else in a worker.
+//!
+//! A request whose handling panics drops its reply, which answers EIO; the panic ends here.
+
+use std::cell::RefCell;
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use fuser::{
+    BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
+    InitFlags, IoctlFlags, KernelConfig, LockOwner, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+};
+
+use crate::backing::Backing;
+use crate::fs::{
+    AttrRequest, Caller, FileSystem, FsError, Handle, NAME_MAX, NewMode, OpenFlags, Result,
+    WriteKind,
+};
+use crate::store::{Attr, RenameFlags, StoreError};
+
+use super::convert::{self, entry_id, errno, file_attr, ino};
+use super::options::MountOptions;
+use super::pool::Lane;
+
+/// The largest request: what the kernel sends at most (256 pages, sysctl fs.fuse.max_pages_limit).
+const MAX_IO_BYTES: u32 = 1 << 20;
+
+/// Entry ids are never reused, so that every inode is of the first generation.
+const GENERATION: Generation = Generation(0);
+
+/// Syncs wait together for one group commit, so that many threads cost one commit.
+const SYNC_THREADS: usize = 64;
+/// Reads from a cold disk, a few at once.
+const READ_THREADS: usize = 8;
+
+thread_local! {
+    /// Where a thread's reads are decrypted before they are sent; grows to the largest read.
+    static READ_BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The threads for what may wait for a disk.
+pub(super) struct Workers {
+    /// Cold reads and directory loads.
+    reads: Lane,
+    /// Syncs, ends of writing, renames, truncations.
+    syncs: Lane,
+}
+
+impl Workers {
+    pub fn new() -> Self {
+        Workers { reads: Lane::new("read", READ_THREADS), syncs: Lane::new("sync", SYNC_THREADS) }
+    }
+
+    /// Waits until nothing is under way, or until `deadline`; tells whether nothing is.
+    pub fn drain(&self, deadline: Instant) -> bool {
+        let reads = self.reads.drain(deadline);
+        self.syncs.drain(deadline) && reads
+    }
+}
+
+/// The filesystem as `fuser` calls it.
+pub(super) struct Adapter<B: Backing> {
+    fs: Arc<FileSystem<B>>,
+    workers: Arc<Workers>,
+    cache_time: Duration,
+    commit_on_close: bool,
+}
+
+impl<B: Backing> Adapter<B> {
+    pub fn new(fs: Arc<FileSystem<B>>, workers: Arc<Workers>, options: &MountOptions) -> Self {
+        Adapter {
+            fs,
+            workers,
+            cache_time: options.cache_time,
+            commit_on_close: options.commit_on_close,
+        }
+    }
+
+    /// Runs a short request here.
+    fn here(&self, request: impl FnOnce(&FileSystem<B>)) {
+        if catch_unwind(AssertUnwindSafe(|| request(&self.fs))).is_err() {
+            log::error!("a request panicked; it was answered with an I/O error");
+        }
+    }
+
+    /// Runs a request in a worker.
+    fn in_worker(&self, lane: &Lane, request: impl FnOnce(&FileSystem<B>) + Send + 'static) {
+        let fs = Arc::clone(&self.fs);
+        lane.run(move || request(&fs));
+    }
+
+    /// Runs a request that needs the directory `dir`: here if it is in memory, else where it can wait.
+    fn with_dir(&self, dir: INodeNo, request: impl FnOnce(&FileSystem<B>) + Send + 'static) {
+        if entry_id(dir).is_ok_and(|dir| !self.fs.is_loaded(dir)) {
+            self.in_worker(&self.workers.reads, request);
+        } else {
+            self.here(request);
+        }
+    }
+}
+
+fn caller(request: &Request) -> Caller {
+    Caller { uid: request.uid(), gid: request.gid() }
+}
+
+/// Logs a fault, once, and gives the number to answer. Names stay out of the log: the inode tells which.
+fn refuse(what: &str, inode: INodeNo, error: &FsError) -> fuser::Errno {
+    if error.is_fault() {
+        let source = std::error::Error::source(error).map(|s| format!(": {s}")).unwrap_or_default();
+        log::error!("{what} of inode {:016x}: {error}{source}", inode.0);
+    }
+    errno(error)
+}
+
+/// Answers with an entry and the time for which it may be remembered.
+fn entry(what: &str, at: INodeNo, ttl: Duration, found: Result<Attr>, reply: ReplyEntry) {
+    match found {
+        Ok(attr) => reply.entry(&ttl, &file_attr(&attr), GENERATION),
+        Err(error) => reply.error(refuse(what, at, &error)),
+    }
+}
+
+fn empty(what: &str, at: INodeNo, done: Result<()>, reply: ReplyEmpty) {
+    match done {
+        Ok(()) => reply.ok(),
+        Err(error) => reply.error(refuse(what, at, &error)),
+    }
+}
+
+/// What the kernel may do with an open file's pages: every version of a file comes through this mount, so
+/// that its cached pages stay true from one open to the next.
+fn file_flags(flags: OpenFlags) -> FopenFlags {
+    if flags.access.writes() {
+        FopenFlags::FOPEN_KEEP_CACHE
+    } else {
+        FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH
+    }
+}
+
+/// The kernel keeps listings until it changes the directory itself.
+const DIR_FLAGS: FopenFlags = FopenFlags::FOPEN_KEEP_CACHE.union(FopenFlags::FOPEN_CACHE_DIR);
+
+/// Asked for where the kernel offers it. Left out on purpose: POSIX_LOCKS and FLOCK_LOCKS (the kernel's
+/// local locks serve), AUTO_INVAL_DATA (nothing changes behind its back), POSIX_ACL with DONT_MASK.
+const CAPABILITIES: [InitFlags; 9] = [
+    InitFlags::FUSE_WRITEBACK_CACHE,
+    InitFlags::FUSE_MAX_PAGES,
+    InitFlags::FUSE_PARALLEL_DIROPS,
+    InitFlags::FUSE_DO_READDIRPLUS,
+    InitFlags::FUSE_READDIRPLUS_AUTO,
+    InitFlags::FUSE_CACHE_SYMLINKS,
+    InitFlags::FUSE_ATOMIC_O_TRUNC,
+    InitFlags::FUSE_HANDLE_KILLPRIV_V2,
+    InitFlags::FUSE_ASYNC_DIO,
+];
+
+impl<B: Backing> Filesystem for Adapter<B> {
+    fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        for capability in CAPABILITIES {
+            if config.add_capabilities(capability).is_err() {
+                log::debug!("the kernel does not offer {capability:?}");
+            }
+        }
+        // Both setters say what they would accept instead; the kernel then cuts to its own limits.
+        if let Err(most) = config.set_max_write(MAX_IO_BYTES) {
+            let _ = config.set_max_write(most);
+        }
+        Ok(())
+    }
+
+    fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let ttl = self.cache_time;
+        let name = Name::new(name);
+        self.with_dir(parent, move |fs| {
+            match entry_id(parent).and_then(|dir| fs.lookup(dir, name.bytes())) {
+                Err(FsError::Store(StoreError::NotFound)) => {
+                    reply.entry(&ttl, &convert::no_entry(), GENERATION);
+                }
+                found => entry("lookup in the directory", parent, ttl, found, reply),
+            }
+        });
+    }
+
+    fn forget(&self, _request: &Request, inode: INodeNo, count: u64) {
+        self.here(|fs| {
+            if let Ok(id) = entry_id(inode) {
+                fs.forget(id, count);
+            }
+        });
+    }
+
+    fn getattr(&self, _: &Request, inode: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        let ttl = self.cache_time;
+        self.here(|fs| match entry_id(inode).and_then(|id| fs.getattr(id)) {
+            Ok(attr) => reply.attr(&ttl, &file_attr(&attr)),
+            Err(error) => reply.error(refuse("stat", inode, &error)),
+        });
+    }
+
+    fn setattr(
+        &self,
+        request: &Request,
+        inode: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        ctime: Option<SystemTime>,
+        handle: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let ttl = self.cache_time;
+        let caller = caller(request);
+        let change = AttrRequest {
+            mode,
+            uid,
+            gid,
+            size,
+            atime: atime.map(convert::time_change),
+            mtime: mtime.map(convert::time_change),
+            ctime: ctime.map(convert::timestamp),
+        };
+        let job = move |fs: &FileSystem<B>| {
+            let handle = handle.map(|handle| Handle(handle.0));
+            match entry_id(inode).and_then(|id| fs.setattr(id, handle, &change, caller)) {
+                Ok(attr) => reply.attr(&ttl, &file_attr(&attr)),
+                Err(error) => reply.error(refuse("change of attributes", inode, &error)),
+            }
+        };
+        // A new size other than 0 may mean reading and writing a block of the middle.
+        if change.size.is_some_and(|size| size > 0 || self.commit_on_close) {
+            self.in_worker(&self.workers.syncs, job);
+        } else {
+            self.here(job);
+        }
+    }
+
+    fn readlink(&self, _request: &Request, inode: INodeNo, reply: ReplyData) {
+        self.here(|fs| match entry_id(inode).and_then(|id| fs.readlink(id)) {
+            Ok(target) => reply.data(&target),
+            Err(error) => reply.error(refuse("readlink", inode, &error)),
+        });
+    }
+
+    fn mknod(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        _rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        let (ttl, caller, name) = (self.cache_time, caller(request), Name::new(name));
+        self.with_dir(parent, move |fs| {
+            let made = entry_id(parent)
+                .and_then(|dir| fs.mknod(dir, name.bytes(), NewMode { mode, umask }, caller));
+            entry("mknod in the directory", parent, ttl, made, reply);
+        });
+    }
+
+    fn mkdir(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        reply: ReplyEntry,
+    ) {
+        let (ttl, caller, name) = (self.cache_time, caller(request), Name::new(name));
+        self.with_dir(parent, move |fs| {
+            let made = entry_id(parent)
+                .and_then(|dir| fs.mkdir(dir, name.bytes(), NewMode { mode, umask }, caller));
+            entry("mkdir in the directory", parent, ttl, made, reply);
+        });
+    }
+
+    fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let name = Name::new(name);
+        self.with_dir(parent, move |fs| {
+            let done = entry_id(parent).and_then(|dir| fs.unlink(dir, name.bytes()));
+            empty("unlink in the directory", parent, done, reply);
+        });
+    }
+
+    fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let name = Name::new(name);
+        self.with_dir(parent, move |fs| {
+            let done = entry_id(parent).and_then(|dir| fs.rmdir(dir, name.bytes()));
+            empty("rmdir in the directory", parent, done, reply);
+        });
+    }
+
+    fn symlink(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        target: &Path,
+        reply: ReplyEntry,
+    ) {
+        let (ttl, caller, name) = (self.cache_time, caller(request), Name::new(name));
+        let target = target.as_os_str().as_bytes().to_vec();
+        self.with_dir(parent, move |fs| {
+            let made =
+                entry_id(parent).and_then(|dir| fs.symlink(dir, name.bytes(), &target, caller));
+            entry("symlink in the directory", parent, ttl, made, reply);
+        });
+    }
+
+    fn rename(
+        &self,
+        _request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        new_parent: INodeNo,
+        new_name: &OsStr,
+        flags: fuser::RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let (name, new_name) = (Name::new(name), Name::new(new_name));
+        // It commits a changed file that moves.
+        self.in_worker(&self.workers.syncs, move |fs| {
+            let done = rename_flags(flags).and_then(|flags| {
+                let from = (entry_id(parent)?, name.bytes());
+                let to = (entry_id(new_parent)?, new_name.bytes());
+                fs.rename(from, to, flags)
+            });
+            empty("rename in the directory", parent, done, reply);
+        });
+    }
+
+    fn link(&self, _: &Request, inode: INodeNo, _: INodeNo, _: &OsStr, reply: ReplyEntry) {
+        // link(2): EPERM, "the filesystem does not support the creation of hard links".
+        reply.error(refuse("link", inode, &FsError::NotPermitted));
+    }
+
+    fn open(&self, request: &Request, inode: INodeNo, flags: fuser::OpenFlags, reply: ReplyOpen) {
+        let flags = OpenFlags::from_bits(flags.0);
+        self.here(|fs| match entry_id(inode).and_then(|id| fs.open(id, flags, caller(request))) {
+            Ok(handle) => reply.opened(FileHandle(handle.0), file_flags(flags)),
+            Err(error) => reply.error(refuse("open", inode, &error)),
+        });
+    }
+
+    fn create(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let (ttl, caller, name) = (self.cache_time, caller(request), Name::new(name));
+        let flags = OpenFlags::from_bits(flags);
+        self.with_dir(parent, move |fs| {
+            let mode = NewMode { mode, umask };
+            match entry_id(parent).and_then(|dir| fs.create(dir, name.bytes(), mode, flags, caller))
+            {
+                Ok((attr, handle)) => reply.created(
+                    &ttl,
+                    &file_attr(&attr),
+                    GENERATION,
+                    FileHandle(handle.0),
+                    file_flags(flags),
+                ),
+                Err(error) => reply.error(refuse("create in the directory", parent, &error)),
+            }
+        });
+    }
+
+    fn read(
+        &self,
+        _request: &Request,
+        inode: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: fuser::OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let handle = Handle(handle.0);
+        let job = move |fs: &FileSystem<B>| read(fs, inode, handle, offset, size, reply);
+        if self.fs.read_is_cheap(handle, offset, u64::from(size)) {
+            self.here(job);
+        } else {
+            self.in_worker(&self.workers.reads, job);
+        }
+    }
+
+    fn write(
+        &self,
+        _request: &Request,
+        inode: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        flags: fuser::OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let handle = Handle(handle.0);
+        let kind = if write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) {
+            WriteKind::ClearSetId
+        } else {
+            WriteKind::Plain
+        };
+        // After a write from its cache the kernel itself sends the FSYNC that O_DSYNC asks for.
+        let durable =
+            flags.0 & libc::O_DSYNC != 0 && !write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+        self.here(|fs| match fs.write(handle, offset, data, kind) {
+            Err(error) => reply.error(refuse("write", inode, &error)),
+            Ok(()) if !durable => reply.written(data.len() as u32),
+            Ok(()) => {
+                let written = data.len() as u32;
+                self.in_worker(&self.workers.syncs, move |fs| match fs.fsync(handle) {
+                    Ok(()) => reply.written(written),
+                    Err(error) => reply.error(refuse("synchronous write", inode, &error)),
+                });
+            }
+        });
+    }
+
+    fn flush(
+        &self,
+        _request: &Request,
+        inode: INodeNo,
+        handle: FileHandle,
+        _lock_owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        let handle = Handle(handle.0);
+        let job = move |fs: &FileSystem<B>| empty("flush", inode, fs.flush(handle), reply);
+        if self.fs.flush_is_cheap(handle) && !self.commit_on_close {
+            self.here(job);
+        } else {
+            self.in_worker(&self.workers.syncs, job);
+        }
+    }
+
+    fn release(
+        &self,
+        _request: &Request,
+        inode: INodeNo,
+        handle: FileHandle,
+        flags: fuser::OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        let handle = Handle(handle.0);
+        let job = move |fs: &FileSystem<B>| empty("close", inode, fs.release(handle), reply);
+        if OpenFlags::from_bits(flags.0).access.writes() {
+            self.in_worker(&self.workers.syncs, job);
+        } else {
+            self.here(job);
+        }
+    }
+
+    fn fsync(
+        &self,
+        _request: &Request,
+        inode: INodeNo,
+        handle: FileHandle,
+        _datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        let handle = Handle(handle.0);
+        self.in_worker(&self.workers.syncs, move |fs| {
+            empty("fsync", inode, fs.fsync(handle), reply);
+        });
+    }
+
+    fn opendir(&self, _: &Request, inode: INodeNo, _: fuser::OpenFlags, reply: ReplyOpen) {
+        self.with_dir(inode, move |fs| match entry_id(inode).and_then(|id| fs.opendir(id)) {
+            Ok(handle) => reply.opened(FileHandle(handle.0), DIR_FLAGS),
+            Err(error) => reply.error(refuse("opendir", inode, &error)),
+        });
+    }
+
+    fn readdir(
+        &self,
+        _request: &Request,
+        inode: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        self.with_dir(inode, move |fs| {
+            let listed = fs.readdir(Handle(handle.0), offset, &mut |item| {
+                let kind = convert::file_type(item.kind);
+                !reply.add(ino(item.ino), item.cookie, kind, OsStr::from_bytes(item.name))
+            });
+            match listed {
+                Ok(()) => reply.ok(),
+                Err(error) => reply.error(refuse("readdir", inode, &error)),
+            }
+        });
+    }
+
+    fn readdirplus(
+        &self,
+        _request: &Request,
+        inode: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        let ttl = self.cache_time;
+        self.with_dir(inode, move |fs| {
+            let listed = fs.readdirplus(Handle(handle.0), offset, &mut |plus| {
+                let item = plus.item;
+                let (ttl, attr) = match plus.attr {
+                    Some(attr) => (ttl, file_attr(attr)),
+                    None => (Duration::ZERO, convert::unknown_attr(item.ino, item.kind)),
+                };
+                let name = OsStr::from_bytes(item.name);
+                !reply.add(ino(item.ino), item.cookie, name, &ttl, &attr, GENERATION)
+            });
+            match listed {
+                Ok(()) => reply.ok(),
+                Err(error) => reply.error(refuse("readdir", inode, &error)),
+            }
+        });
+    }
+
+    fn releasedir(
+        &self,
+        _request: &Request,
+        inode: INodeNo,
+        handle: FileHandle,
+        _flags: fuser::OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        self.here(|fs| empty("closedir", inode, fs.releasedir(Handle(handle.0)), reply));
+    }
+
+    fn fsyncdir(
+        &self,
+        _request: &Request,
+        inode: INodeNo,
+        handle: FileHandle,
+        _datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        let handle = Handle(handle.0);
+        self.in_worker(&self.workers.syncs, move |fs| {
+            empty("fsync of a directory", inode, fs.fsyncdir(handle), reply);
+        });
+    }
+
+    fn statfs(&self, _request: &Request, inode: INodeNo, reply: ReplyStatfs) {
+        self.here(|fs| match fs.space() {
+            Ok(space) => {
+                let unit = space.unit_len as u32;
+                reply.statfs(
+                    space.blocks,
+                    space.blocks_free,
+                    space.blocks_avail,
+                    space.files,
+                    space.files_free,
+                    unit,
+                    NAME_MAX as u32,
+                    unit,
+                );
+            }
+            Err(error) => reply.error(refuse("statfs", inode, &error)),
+        });
+    }
+
+    // What is not offered at all answers ENOSYS: the kernel remembers it for the life of the mount, does not
+    // ask again, and gives programs EOPNOTSUPP (xattrs, fallocate), or does the work itself (lseek,
+    // copy_file_range).
+
+    fn setxattr(
+        &self,
+        _request: &Request,
+        _inode: INodeNo,
+        _name: &OsStr,
+        _value: &[u8],
+        _flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        reply.error(fuser::Errno::ENOSYS);
+    }
+
+    fn getxattr(&self, _: &Request, _: INodeNo, _: &OsStr, _: u32, reply: ReplyXattr) {
+        reply.error(fuser::Errno::ENOSYS);
+    }
+
+    fn listxattr(&self, _: &Request, _: INodeNo, _: u32, reply: ReplyXattr) {
+        reply.error(fuser::Errno::ENOSYS);
+    }
+
+    fn removexattr(&self, _: &Request, _: INodeNo, _: &OsStr, reply: ReplyEmpty) {
+        reply.error(fuser::Errno::ENOSYS);
+    }
+
+    fn fallocate(
+        &self,
+        _request: &Request,
+        _inode: INodeNo,
+        _handle: FileHandle,
+        _offset: u64,
+        _length: u64,
+        _mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        reply.error(fuser::Errno::ENOSYS);
+    }
+
+    fn lseek(
+        &self,
+        _request: &Request,
+        _inode: INodeNo,
+        _handle: FileHandle,
+        _offset: i64,
+        _whence: i32,
+        reply: ReplyLseek,
+    ) {
+        reply.error(fuser::Errno::ENOSYS);
+    }
+
+    fn copy_file_range(
+        &self,
+        _request: &Request,
+        _inode_in: INodeNo,
+        _handle_in: FileHandle,
+        _offset_in: u64,
+        _inode_out: INodeNo,
+        _handle_out: FileHandle,
+        _offset_out: u64,
+        _len: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        reply.error(fuser::Errno::ENOSYS);
+    }
+
+    fn ioctl(
+        &self,
+        _request: &Request,
+        inode: INodeNo,
+        _handle: FileHandle,
+        _flags: IoctlFlags,
+        _cmd: u32,
+        _in_data: &[u8],
+        _out_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        reply.error(refuse("ioctl", inode, &FsError::NotATerminal));
+    }
+}
+
+/// A name copied out of the request, since the work may go to another thread: on the stack, which
+/// every Linux name fits.
+struct Name {
+    len: usize,
+    bytes: [u8; NAME_MAX + 1],
+}
+
+impl Name {
+    /// Longer names are cut to one byte more than fits, which is refused further on.
+    fn new(name: &OsStr) -> Self {
+        let name = name.as_bytes();
+        let len = name.len().min(NAME_MAX + 1);
+        let mut bytes = [0; NAME_MAX + 1];
+        bytes[..len].copy_from_slice(&name[..len]);
+        Name { len, bytes }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
+fn read<B: Backing>(
+    fs: &FileSystem<B>,
+    inode: INodeNo,
+    handle: Handle,
+    offset: u64,
+    size: u32,
+    reply: ReplyData,
+) {
+    READ_BUFFER.with_borrow_mut(|buffer| {
+        let size = size.min(MAX_IO_BYTES) as usize;
+        if buffer.len() < size {
+            buffer.resize(size, 0);
+        }
+        match fs.read(handle, offset, &mut buffer[..size]) {
+            Ok(len) => reply.data(&buffer[..len]),
+            Err(error) => reply.error(refuse("read", inode, &error)),
+        }
+    });
+}
+
+fn rename_flags(flags: fuser::RenameFlags) -> Result<RenameFlags> {
+    if flags.is_empty() {
+        Ok(RenameFlags::Replace)
+    } else if flags == fuser::RenameFlags::RENAME_NOREPLACE {
+        Ok(RenameFlags::NoReplace)
+    } else if flags == fuser::RenameFlags::RENAME_EXCHANGE {
+        Ok(RenameFlags::Exchange)
+    } else {
+        // RENAME_WHITEOUT needs a character device to leave behind.
+        Err(FsError::InvalidArgument)
+    }
+}

@@ -1,0 +1,275 @@
+//! A mount from its start to its clean end.
+//!
+//! The order of the end: no new requests (unmounted, or cut off after the grace time); workers drained;
+//! handles closed; maintenance stopped; the store closed, which commits everything.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use fuser::{Config, SessionACL};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::{Handle as SignalHandle, Signals};
+
+use crate::backing::Backing;
+use crate::fs::FileSystem;
+use crate::store::{Store, StoreError};
+
+use super::adapter::{Adapter, Workers};
+use super::maintain::Maintenance;
+use super::mount::{self, MountError, MountPoint};
+use super::options::MountOptions;
+use super::tune;
+
+/// How long requests that are under way get to finish when the mount is cut off.
+const DRAIN: Duration = Duration::from_secs(30);
+
+/// How long the event loops get to notice that the mount was cut off.
+const CUT_OFF: Duration = Duration::from_secs(2);
+
+/// Why a mount could not be served, or did not end cleanly.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// It could not be mounted.
+    #[error(transparent)]
+    Mount(#[from] MountError),
+    /// The kernel and we found no common protocol.
+    #[error("the kernel's FUSE handshake failed")]
+    Handshake(#[source] io::Error),
+    /// It was unmounted before it was ready.
+    #[error("the mount ended before it was ready")]
+    EndedEarly,
+    /// The connection to the kernel broke. Everything is committed all the same.
+    #[error("the connection to the kernel failed")]
+    Connection(#[source] io::Error),
+    /// A thread could not be started.
+    #[error("cannot start a thread")]
+    Thread(#[source] io::Error),
+    /// What was still uncommitted at the end could not be committed.
+    #[error("the last changes could not be committed")]
+    Close(#[source] StoreError),
+}
+
+/// What the main thread waits for.
+enum Event {
+    /// The mount answered a request.
+    Ready(io::Result<u64>),
+    /// SIGTERM, SIGINT or SIGHUP.
+    Signal,
+    /// The event loops ended.
+    Ended(io::Result<()>),
+}
+
+/// Mounts `store` on `mountpoint`, calls `on_ready` once the mount answers, serves until it is unmounted or
+/// told to end by SIGTERM, SIGINT or SIGHUP, and closes the store.
+///
+/// After a signal a busy mount is detached, its dirty pages are written, and its users get
+/// [`MountOptions::grace`] to end (a second signal cuts that short); then it is cut off. On return
+/// everything that was written is committed, unless the error says otherwise.
+///
+/// # Errors
+/// [`ServeError`]; the store is closed in every case.
+pub fn serve<B: Backing>(
+    store: Arc<Store<B>>,
+    mountpoint: &Path,
+    options: &MountOptions,
+    on_ready: impl FnOnce(),
+) -> Result<(), ServeError> {
+    let fs = Arc::new(FileSystem::new(store));
+    let served = serve_until_ended(&fs, mountpoint, options, on_ready);
+    fs.close_all();
+    let closed = fs.store().close();
+    served?;
+    closed.map_err(ServeError::Close)
+}
+
+fn serve_until_ended<B: Backing>(
+    fs: &Arc<FileSystem<B>>,
+    mountpoint: &Path,
+    options: &MountOptions,
+    on_ready: impl FnOnce(),
+) -> Result<(), ServeError> {
+    let (events, news) = crossbeam_channel::unbounded();
+    let _signals = SignalThread::start(events.clone()).map_err(ServeError::Thread)?;
+    let workers = Arc::new(Workers::new());
+    let mounted = mount::mount(mountpoint, options)?;
+    let point = mounted.point.clone();
+    let adapter = Adapter::new(Arc::clone(fs), Arc::clone(&workers), options);
+    if let Err(error) = start_session(adapter, mounted.device, options, events.clone()) {
+        // Nothing answers there: better gone than hanging.
+        let _ = point.unmount(true);
+        return Err(error);
+    }
+    let maintenance = Maintenance::start(fs).map_err(ServeError::Thread);
+    let watched = maintenance.and_then(|maintenance| {
+        start_probe(point.clone(), events).map_err(ServeError::Thread)?;
+        let ended = Watch { point: &point, options, news: &news, dev: None }.run(on_ready);
+        drop(maintenance);
+        ended
+    });
+    if watched.is_err() {
+        let _ = point.unmount(true);
+    }
+    if !workers.drain(Instant::now() + DRAIN) {
+        log::warn!("requests are still waiting for the disk; going on without them");
+    }
+    watched
+}
+
+/// Shakes hands and starts the event loops in threads of their own.
+fn start_session<B: Backing>(
+    adapter: Adapter<B>,
+    device: OwnedFd,
+    options: &MountOptions,
+    events: Sender<Event>,
+) -> Result<(), ServeError> {
+    let mut config = Config::default();
+    // Users mount through the helper and may be unable to open the device themselves.
+    config.clone_fd = mount::can_open_device();
+    config.n_threads = Some(options.event_loops.max(1));
+    // The kernel lets in nobody but the owner unless allow_other was given; a second check by owner
+    // would refuse the kernel's own write-back of times. allow_root exists only in fuser.
+    let acl = if options.allow_root && !options.allow_other {
+        SessionACL::RootAndOwner
+    } else {
+        SessionACL::All
+    };
+    let session =
+        fuser::Session::from_fd(adapter, device, acl, config).map_err(ServeError::Handshake)?;
+    thread::Builder::new()
+        .name("akasha-session".to_owned())
+        .spawn(move || {
+            let ended = session.run();
+            let _ = events.send(Event::Ended(ended));
+        })
+        .map_err(ServeError::Thread)?;
+    Ok(())
+}
+
+/// Asks the mount for its root from the outside: when that answers, the mount is ready.
+fn start_probe(point: MountPoint, events: Sender<Event>) -> io::Result<()> {
+    thread::Builder::new().name("akasha-probe".to_owned()).spawn(move || {
+        use std::os::unix::fs::MetadataExt;
+        let answer = std::fs::metadata(point.path()).map(|root| root.dev());
+        let _ = events.send(Event::Ready(answer));
+    })?;
+    Ok(())
+}
+
+/// The main thread's part while the mount stands.
+struct Watch<'a> {
+    point: &'a MountPoint,
+    options: &'a MountOptions,
+    news: &'a Receiver<Event>,
+    /// st_dev of the mount, once it is known.
+    dev: Option<u64>,
+}
+
+impl Watch<'_> {
+    fn run(mut self, on_ready: impl FnOnce()) -> Result<(), ServeError> {
+        let mut on_ready = Some(on_ready);
+        loop {
+            match self.news.recv() {
+                Ok(Event::Ready(Ok(dev))) => {
+                    self.dev = Some(dev);
+                    if self.options.read_ahead_kib > 0 {
+                        tune::raise_read_ahead(dev, self.options.read_ahead_kib);
+                    }
+                    if let Some(on_ready) = on_ready.take() {
+                        on_ready();
+                    }
+                }
+                // Unmounted between mount and probe: the end follows.
+                Ok(Event::Ready(Err(error))) => {
+                    log::warn!("the new mount does not answer: {error}");
+                }
+                Ok(Event::Signal) => return self.end_on_signal(),
+                Ok(Event::Ended(ended)) => {
+                    ended.map_err(ServeError::Connection)?;
+                    return if on_ready.is_some() { Err(ServeError::EndedEarly) } else { Ok(()) };
+                }
+                Err(_) => return Ok(()),
+            }
+        }
+    }
+
+    /// Unmounts; what is busy is detached and cut off after the grace time.
+    fn end_on_signal(mut self) -> Result<(), ServeError> {
+        log::info!("told to end, unmounting");
+        match self.point.unmount(false) {
+            // Not a mount any more: somebody was faster.
+            Err(error) if error.raw_os_error() != Some(libc::EINVAL) => self.detach(),
+            Ok(()) | Err(_) => {}
+        }
+        let deadline = Instant::now() + self.options.grace;
+        loop {
+            match self.news.recv_deadline(deadline) {
+                Ok(Event::Ended(ended)) => return ended.map_err(ServeError::Connection),
+                Ok(Event::Ready(Ok(dev))) => self.dev = Some(dev),
+                Ok(Event::Ready(Err(_))) => {}
+                Ok(Event::Signal)
+                | Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        log::warn!("the mount is still in use and is cut off");
+        if let Some(dev) = self.dev {
+            tune::abort_connection(dev);
+        }
+        // Where that is not possible the end of the process cuts it off.
+        while let Ok(event) = self.news.recv_timeout(CUT_OFF) {
+            if let Event::Ended(_) = event {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a busy mount out of the tree. Its dirty pages are written first, as far as the kernel will:
+    /// pages of a detached mount would wait for the kernel's own time, which may not come.
+    fn detach(&self) {
+        log::warn!("the mount is busy: detaching it");
+        let root = std::fs::File::open(self.point.path());
+        if let Ok(root) = &root {
+            let _ = rustix::fs::syncfs(root);
+        }
+        drop(root);
+        if let Err(error) = self.point.unmount(true) {
+            log::error!("the mount cannot be detached: {error}");
+        }
+    }
+}
+
+/// Waits for signals and passes them on. Ends on drop; the signals then do nothing, so that they
+/// cannot interrupt the closing of the store.
+struct SignalThread {
+    handle: SignalHandle,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl SignalThread {
+    fn start(events: Sender<Event>) -> io::Result<Self> {
+        let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
+        let handle = signals.handle();
+        let thread = thread::Builder::new().name("akasha-signals".to_owned()).spawn(move || {
+            for _ in signals.forever() {
+                if events.send(Event::Signal).is_err() {
+                    return;
+                }
+            }
+        })?;
+        Ok(SignalThread { handle, thread: Some(thread) })
+    }
+}
+
+impl Drop for SignalThread {
+    fn drop(&mut self) {
+        self.handle.close();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}

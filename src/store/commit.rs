@@ -1,0 +1,679 @@
+//! The commit: the one place where the next version of a file becomes the file.
+//!
+//! ```text
+//! freeze   the open edit becomes the frozen one; new writes go to a new edit, based on it
+//! seal     what waits in memory is sealed, map and tail are written: the temporary layer is complete
+//! sync     its bytes are durable; until here nobody can see anything of it
+//! publish  one rename shows it, whole: to a new name without replacing, over the old top,
+//!          or exchanged with the old top, which stays as an older layer under its right name
+//! sync     the directories that were touched: now the version is durable
+//! ```
+//!
+//! A cut before `publish` leaves the old version and a temporary file, which the next mount sweeps; a cut after it leaves
+//! the new one, or the old one if the rename was not durable yet. docs/DURABILITY.md goes through the cases.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use log::error;
+use parking_lot::MutexGuard;
+
+use crate::backing::{Backing, RenameMode, TempFile};
+use crate::format::layer_file_name;
+
+use super::Store;
+use super::core::CommitPolicy;
+use super::dir::{Doom, Under};
+use super::dirmap::MapEntry;
+use super::error::{Attempt, Result, StoreError};
+use super::finish::{self, Finished, older_spot};
+use super::node::{CommitState, FileBody, Ghost, Home, Link, Node, TreeSpot};
+use super::tree::{Blocked, Locked, Tried, claim, clone_home, has_handles};
+
+/// From this many layers on one syncfs is cheaper than one fsync each.
+const SYNC_ALL_LAYERS: usize = 8;
+/// Files in one batch of the interval's commit.
+const BATCH: usize = 512;
+/// How often a file is committed again because it changed meanwhile, before a waiter is answered.
+const ROUNDS: usize = 16;
+
+/// A file on its way through a commit.
+struct Work<'a, B: Backing> {
+    node: &'a Arc<Node<B>>,
+    guard: MutexGuard<'a, CommitState<B>>,
+    /// Changes that the frozen edit covers.
+    covers: u64,
+}
+
+impl<B: Backing> Store<B> {
+    /// Commits every change of these files made before the call, and the names they wait to take. Their bytes are
+    /// durable on return, their names after [`Store::sync_path`].
+    pub(super) fn commit(&self, nodes: &[Arc<Node<B>>]) -> Result<()> {
+        let mut first_error = None;
+        for _ in 0..ROUNDS {
+            let mut waiting: Vec<&Arc<Node<B>>> =
+                nodes.iter().filter(|node| needs_commit(node)).collect();
+            if waiting.is_empty() {
+                break;
+            }
+            waiting.sort_by_key(|node| node.id());
+            waiting.dedup_by_key(|node| node.id());
+            let targets: Vec<(Arc<Node<B>>, u64)> =
+                waiting.iter().map(|node| (Arc::clone(node), changes(node))).collect();
+            let result = self.commit_once(&waiting);
+            if let Err(error) = result {
+                first_error.get_or_insert(error);
+                break;
+            }
+            // A frozen edit of an earlier attempt may have come first: then once more.
+            if targets.iter().all(|(node, target)| is_covered(node, *target)) {
+                break;
+            }
+        }
+        first_error.map_or(Ok(()), Err)
+    }
+
+    fn commit_once(&self, nodes: &[&Arc<Node<B>>]) -> Result<()> {
+        let mut first_error = None;
+        let mut works = Vec::new();
+        for node in nodes {
+            let Ok(body) = node.file() else { continue };
+            let mut guard = body.commit.lock();
+            match self.freeze_and_seal(node, body, &mut guard) {
+                Ok(covers) => works.push(Work { node, guard, covers }),
+                Err(error) => {
+                    first_error.get_or_insert(error);
+                }
+            }
+        }
+        self.sync_layers(&mut works, &mut first_error);
+        for mut work in works {
+            if let Err(error) = self.publish(work.node, &mut work.guard, work.covers) {
+                first_error.get_or_insert(error);
+            }
+        }
+        first_error.map_or(Ok(()), Err)
+    }
+
+    /// Freezes the open edit, if no frozen one waits, and completes the frozen one's layer.
+    fn freeze_and_seal(
+        &self,
+        node: &Arc<Node<B>>,
+        body: &FileBody<B>,
+        guard: &mut CommitState<B>,
+    ) -> Result<u64> {
+        // What the frozen edit changes is based on: without it nothing can be folded in.
+        if !matches!(node.place.lock().home, Home::Pending) {
+            node.load_top(&self.core).or_else(|error| {
+                let whole = body.state.read().open.as_ref().is_some_and(|e| e.base_blocks == 0);
+                if whole { Ok(None) } else { Err(error) }
+            })?;
+        }
+        let (frozen, covers) = {
+            let _alone = body.gate.write();
+            let mut state = body.state.write();
+            if state.lost {
+                return Err(StoreError::Lost);
+            }
+            if state.frozen.is_none()
+                && let Some(open) = state.open.take()
+            {
+                guard.finished = open.complete.lock().take();
+                guard.covers = state.changes;
+                state.frozen = Some(Arc::new(open));
+            }
+            (state.frozen.clone(), guard.covers)
+        };
+        if let Some(frozen) = frozen {
+            if guard.finished.is_none() {
+                guard.finished = Some(finish::frozen(&self.core, node, &frozen)?);
+            }
+            if let Some(finished) = &guard.finished {
+                finished.write()?;
+            }
+        }
+        Ok(covers)
+    }
+
+    /// Makes the bytes of all layers durable: one by one, or all at once.
+    fn sync_layers(&self, works: &mut Vec<Work<'_, B>>, first_error: &mut Option<StoreError>) {
+        let layers = works.iter().filter(|work| work.guard.finished.is_some()).count();
+        if layers >= SYNC_ALL_LAYERS && self.core.backing.sync_all_is_sound() {
+            for work in works.iter() {
+                if let Some(finished) = &work.guard.finished
+                    && finished.layer.is_open()
+                    && let Ok(file) = finished.layer.file()
+                {
+                    // A hint; the sync that follows is what counts.
+                    let _ = file.start_writeback();
+                }
+            }
+            if let Err(source) = self.core.backing.sync_all(&self.core.tmp) {
+                for work in works.iter_mut() {
+                    self.sync_failed(work.node, &mut work.guard);
+                }
+                works.clear();
+                first_error.get_or_insert(StoreError::Io { what: "sync layers", source });
+            }
+            return;
+        }
+        works.retain_mut(|work| {
+            let Some(finished) = &work.guard.finished else { return true };
+            let synced = finished.layer.file().and_then(|file| file.sync().attempt("sync a layer"));
+            match synced {
+                Ok(()) => true,
+                Err(error) => {
+                    self.sync_failed(work.node, &mut work.guard);
+                    first_error.get_or_insert(error);
+                    false
+                }
+            }
+        });
+    }
+
+    /// After a failed sync nothing of the layer can be trusted: it is built again under another id if
+    /// everything is still in memory, else the changes are lost and every handle is told so.
+    fn sync_failed(&self, node: &Arc<Node<B>>, guard: &mut CommitState<B>) {
+        if guard.finished.take().is_none() {
+            return;
+        }
+        let Ok(body) = node.file() else { return };
+        let lost = {
+            let _alone = body.gate.write();
+            let mut state = body.state.write();
+            if state.frozen.as_ref().is_none_or(|frozen| frozen.in_memory()) {
+                None
+            } else {
+                state.lost = true;
+                Some((state.frozen.take(), state.open.take()))
+            }
+        };
+        if lost.is_some() {
+            error!("entry {:016x}: a sync failed, uncommitted changes are lost", node.id().get());
+            self.invalid.lock().push(node.id());
+            self.queue.remove(node.id());
+        }
+    }
+
+    /// Shows the committed version: the one rename.
+    fn publish(&self, node: &Arc<Node<B>>, guard: &mut CommitState<B>, covers: u64) -> Result<()> {
+        self.try_until(|| {
+            let link = node.place.lock().link.clone();
+            match (clone_home(node), link) {
+                (Home::Gone | Home::Root | Home::Damaged { .. }, _) => {
+                    guard.finished = None;
+                    self.discard(node);
+                    Ok(Tried::Done(()))
+                }
+                (Home::Pending | Home::Ghost(_), None) => {
+                    self.publish_ghost(node, guard, covers).map(Tried::Done)
+                }
+                (Home::Pending | Home::Ghost(_), Some(link)) => {
+                    self.publish_new(node, &link, guard, covers)
+                }
+                (Home::Tree(spot), link) => {
+                    self.publish_over(node, &spot, link.as_ref(), guard, covers)
+                }
+            }
+        })
+    }
+
+    /// An unlinked file that is still open: its version stays in `.akasha/tmp`.
+    fn publish_ghost(
+        &self,
+        node: &Arc<Node<B>>,
+        guard: &mut CommitState<B>,
+        covers: u64,
+    ) -> Result<()> {
+        let Some(finished) = guard.finished.take() else { return Ok(()) };
+        let core = &self.core;
+        let before = {
+            let mut place = node.place.lock();
+            let from = match &place.home {
+                Home::Ghost(ghost) => ghost.from.clone(),
+                _ => None,
+            };
+            let next = Ghost { name: finished.layer.name().to_vec(), from };
+            std::mem::replace(&mut place.home, Home::Ghost(next))
+        };
+        finished.layer.set_published();
+        if let Home::Ghost(Ghost { name: old, .. }) = before {
+            let top = node.file()?.state.read().top.clone();
+            match top.filter(|_| finished.keeps_top) {
+                Some(top) => {
+                    let name = layer_file_name(node.id(), top.top().key.id());
+                    core.backing
+                        .rename(&core.tmp, &old, &core.layers, &name, RenameMode::NoReplace)
+                        .attempt("keep an older layer")?;
+                    top.top().set_spot(older_spot(node, top.top()));
+                }
+                None => core.backing.unlink(&core.tmp, &old).attempt("remove an old version")?,
+            }
+        }
+        self.committed(node, finished, covers)
+    }
+
+    /// A file's first version: its name appears.
+    fn publish_new(
+        &self,
+        node: &Arc<Node<B>>,
+        link: &Link<B>,
+        guard: &mut CommitState<B>,
+        covers: u64,
+    ) -> Result<Tried<B, ()>> {
+        let core = &self.core;
+        let mut state = self.lock_dir(&link.dir)?;
+        let (still, place_pending) = {
+            let place = node.place.lock();
+            let still = place
+                .link
+                .as_ref()
+                .is_some_and(|now| Arc::ptr_eq(&now.dir, &link.dir) && now.name == link.name);
+            (still, matches!(place.home, Home::Pending))
+        };
+        if !still || !place_pending {
+            return Ok(Tried::Blocked(Blocked::Again));
+        }
+        let Some(finished) = guard.finished.as_ref() else { return Ok(Tried::Done(())) };
+        let claim = match claim(&link.dir, &mut state, &link.name) {
+            Ok(claim) => claim,
+            Err(blocked) => return Ok(Tried::Blocked(blocked)),
+        };
+        let spot = TreeSpot {
+            dir: Arc::clone(&link.dir),
+            name: link.name.clone(),
+            replaces: claim.replaces,
+        };
+        let backing = node.entry_at(core, &spot);
+        let fd = link.dir.dir_fd(core)?;
+        self.ensure_sidecar(&fd, &mut state, &backing)?;
+        self.refresh_attr(node, finished)?;
+        link.dir.hold_times(core, &mut state)?;
+        core.backing
+            .rename(&core.tmp, finished.layer.name(), &fd, &backing.name, RenameMode::NoReplace)
+            .attempt("publish a new file")?;
+        finished.layer.set_published();
+        let change = link.dir.dir()?.names.count();
+        {
+            let mut place = node.place.lock();
+            place.home = Home::Tree(spot);
+            place.link_seq = change;
+        }
+        self.claimed(&mut state, &link.dir, &link.name, node.id(), &claim, change);
+        state.map_mut().set_published(&link.name, true);
+        state.pending.remove(&node.id());
+        let finished = guard.finished.take().expect("looked at above");
+        drop(state);
+        self.touched.lock().push(Arc::clone(&link.dir));
+        self.committed(node, finished, covers)?;
+        Ok(Tried::Done(()))
+    }
+
+    /// The next version of a published file; and the rename that waited for it, if one did.
+    fn publish_over(
+        &self,
+        node: &Arc<Node<B>>,
+        spot: &TreeSpot<B>,
+        link: Option<&Link<B>>,
+        guard: &mut CommitState<B>,
+        covers: u64,
+    ) -> Result<Tried<B, ()>> {
+        let core = &self.core;
+        let target = link.map_or(&spot.dir, |link| &link.dir);
+        let mut locked = Locked::lock(self, &spot.dir, target)?;
+        {
+            let place = node.place.lock();
+            let same_home = matches!(&place.home, Home::Tree(now)
+                if Arc::ptr_eq(&now.dir, &spot.dir) && now.name == spot.name && now.replaces == spot.replaces);
+            let same_link = match (&place.link, link) {
+                (Some(now), Some(link)) => {
+                    Arc::ptr_eq(&now.dir, &link.dir) && now.name == link.name
+                }
+                (None, None) => true,
+                _ => false,
+            };
+            if !same_home || !same_link {
+                return Ok(Tried::Blocked(Blocked::Again));
+            }
+        }
+        if let Some(finished) = guard.finished.as_ref() {
+            let backing = node.sealed_name(core, spot);
+            let fd = spot.dir.dir_fd(core)?;
+            self.refresh_attr(node, finished)?;
+            spot.dir.hold_times(core, locked.of(&spot.dir))?;
+            let top = node.file()?.state.read().top.clone();
+            match top.filter(|_| finished.keeps_top) {
+                Some(top) => {
+                    let older = layer_file_name(node.id(), top.top().key.id());
+                    self.replace_keeping(finished, &older, &fd, &backing)?;
+                    top.top().set_spot(older_spot(node, top.top()));
+                }
+                None => core
+                    .backing
+                    .rename(&core.tmp, finished.layer.name(), &fd, &backing, RenameMode::Replace)
+                    .attempt("publish a version")?,
+            }
+            finished.layer.set_published();
+            let change = spot.dir.dir()?.names.count();
+            node.place.lock().link_seq = change;
+            let finished = guard.finished.take().expect("looked at above");
+            if !finished.dropped.is_empty() {
+                let doom = Doom::Layers(node.id(), finished.dropped.clone());
+                self.doom(&spot.dir, locked.of(&spot.dir), change, &spot.name, doom);
+            }
+            self.touched.lock().push(Arc::clone(&spot.dir));
+            self.committed(node, finished, covers)?;
+        }
+        match link {
+            Some(link) if !spot.is_at(link) => {
+                let moved = self.move_home(&mut locked, node, &link.dir, &link.name)?;
+                if let Tried::Blocked(blocked) = moved {
+                    return Ok(Tried::Blocked(blocked));
+                }
+                self.moved_at_last(&mut locked, node, spot, link)?;
+            }
+            None if !has_handles(node) => {
+                // Unlinked while its rename was waiting: the old name goes too.
+                let state = locked.of(&spot.dir);
+                if let Some(Under::MovedAway(_)) = state.under.get(&spot.name) {
+                    state.under.remove(&spot.name);
+                    self.remove_entry(state, Some(node), spot, node.id(), node.kind())?;
+                }
+            }
+            _ => {}
+        }
+        Ok(Tried::Done(()))
+    }
+
+    /// Book-keeping after a rename that waited for a commit was done natively.
+    fn moved_at_last(
+        &self,
+        locked: &mut Locked<'_, B>,
+        node: &Arc<Node<B>>,
+        from: &TreeSpot<B>,
+        link: &Link<B>,
+    ) -> Result<()> {
+        locked.of(&from.dir).under.remove(&from.name);
+        let state = locked.of(&link.dir);
+        state.pending.remove(&node.id());
+        let entry = MapEntry { id: node.id(), kind: node.kind(), published: true, damaged: false };
+        // Keep the cookie that the name already has.
+        if state.map().get(&link.name).is_some_and(|now| now.id == entry.id) {
+            state.map_mut().set_published(&link.name, true);
+        }
+        let mut touched = self.touched.lock();
+        touched.push(Arc::clone(&from.dir));
+        touched.push(Arc::clone(&link.dir));
+        drop(touched);
+        let dirty = node.file()?.state.read().is_dirty();
+        if !dirty {
+            self.queue.remove(node.id());
+        }
+        Ok(())
+    }
+
+    /// Publishes over a top that stays, as the older layer `older`, in one atomic step: the new layer
+    /// takes that name first, and then the two are exchanged.
+    fn replace_keeping(
+        &self,
+        finished: &Finished<B>,
+        older: &[u8],
+        fd: &B::Dir,
+        backing: &[u8],
+    ) -> Result<()> {
+        let core = &self.core;
+        let (tmp, layers, temp) = (&core.tmp, &core.layers, finished.layer.name());
+        core.backing
+            .rename(tmp, temp, layers, older, RenameMode::Replace)
+            .attempt("prepare an exchange")?;
+        match core.backing.rename(layers, older, fd, backing, RenameMode::Exchange) {
+            Ok(()) => {}
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOSYS)) => {
+                // No exchange here (network filesystems): a second, durable name for the old top, then replace.
+                core.backing
+                    .rename(layers, older, tmp, temp, RenameMode::NoReplace)
+                    .attempt("take an exchange back")?;
+                core.backing.link(fd, backing, layers, older).attempt("keep an older layer")?;
+                core.backing.sync_dir(layers).attempt("sync the layers")?;
+                return core
+                    .backing
+                    .rename(tmp, temp, fd, backing, RenameMode::Replace)
+                    .attempt("publish a version");
+            }
+            Err(error) => {
+                core.backing
+                    .rename(layers, older, tmp, temp, RenameMode::NoReplace)
+                    .attempt("take an exchange back")?;
+                return Err(error).attempt("publish a version");
+            }
+        }
+        self.layer_names.count();
+        Ok(())
+    }
+
+    /// Attributes may have changed since the layer was completed.
+    fn refresh_attr(&self, node: &Arc<Node<B>>, finished: &Finished<B>) -> Result<()> {
+        let now = finish::attributes(&self.core, node, finished.attr.mtime)?;
+        if now == finished.attr {
+            return Ok(());
+        }
+        let name = finished.layer.name();
+        self.core
+            .backing
+            .set_attr(&self.core.tmp, crate::backing::At::Name(name), &now)
+            .attempt("set a layer's attributes")
+    }
+
+    /// The new version is the file from now on.
+    fn committed(&self, node: &Arc<Node<B>>, finished: Finished<B>, covers: u64) -> Result<()> {
+        let body = node.file()?;
+        let (frozen, done) = {
+            let mut state = body.state.write();
+            state.top = Some(Arc::clone(&finished.snapshot));
+            state.committed = state.committed.max(covers);
+            if !matches!(node.place.lock().home, Home::Ghost(_)) {
+                state.attr = None;
+            }
+            if state.open.is_none() {
+                state.eligible_since = None;
+                state.set_mtime = None;
+            }
+            (state.frozen.take(), state.open.is_none())
+        };
+        drop((frozen, finished));
+        if done {
+            let place = node.place.lock();
+            let waits = match (&place.home, &place.link) {
+                (Home::Tree(spot), Some(link)) => !spot.is_at(link),
+                _ => false,
+            };
+            drop(place);
+            if !waits {
+                self.queue.remove(node.id());
+            }
+        }
+        Ok(())
+    }
+
+    /// The names that lead to `node` are durable on return, its own and those of all parents.
+    pub(super) fn sync_path(&self, node: &Arc<Node<B>>) -> Result<()> {
+        let upto = self.layer_names.latest();
+        if self.layer_names.upto() < upto && node.file().is_ok() {
+            self.layer_names.sync(upto, || {
+                self.core.backing.sync_dir(&self.core.layers).attempt("sync the layers")
+            })?;
+        }
+        let mut at = Arc::clone(node);
+        loop {
+            let (spot, change) = {
+                let place = at.place.lock();
+                match &place.home {
+                    Home::Tree(spot) => (Arc::clone(&spot.dir), place.link_seq),
+                    _ => return Ok(()),
+                }
+            };
+            spot.sync_names(&self.core, change)?;
+            at = spot;
+        }
+    }
+
+    /// Gives the directories touched by publishing the times that the mount shows.
+    pub(super) fn restore_touched(&self) {
+        let mut touched = std::mem::take(&mut *self.touched.lock());
+        touched.sort_by_key(|dir| dir.id());
+        touched.dedup_by_key(|dir| dir.id());
+        for dir in touched {
+            if let Err(error) = dir.restore_times(&self.core)
+                && !error.is_missing()
+            {
+                log::warn!("entry {:016x}: its times could not be kept: {error}", dir.id().get());
+            }
+        }
+    }
+
+    /// Everything written to `node` before the call is durable on return, under the path it then has.
+    pub fn fsync(&self, node: &Arc<Node<B>>) -> Result<()> {
+        if node.dir().is_ok() {
+            return self.fsync_dir(node);
+        }
+        if node.file()?.state.read().lost {
+            return Err(StoreError::Lost);
+        }
+        if self.core.options.read_only {
+            return Ok(());
+        }
+        self.commit(std::slice::from_ref(node))?;
+        self.restore_touched();
+        self.sync_path(node)
+    }
+
+    /// The names in `dir`, and those that lead to it, are durable on return; files that wait to appear in it are committed.
+    pub fn fsync_dir(&self, dir: &Arc<Node<B>>) -> Result<()> {
+        if self.core.options.read_only {
+            return Ok(());
+        }
+        let pending: Vec<Arc<Node<B>>> =
+            dir.dir()?.state.lock().pending.values().cloned().collect();
+        self.commit(&pending)?;
+        self.restore_touched();
+        let latest = dir.dir()?.names.latest();
+        if !dir.dir()?.state.lock().removed {
+            dir.sync_names(&self.core, latest)?;
+        }
+        self.sync_path(dir)
+    }
+
+    /// Commits what is due, removes what is dead; returns when to come again.
+    pub fn tick(&self) -> Duration {
+        let interval = match self.core.options.commit {
+            CommitPolicy::Interval(interval) => interval,
+            CommitPolicy::OnClose => Duration::ZERO,
+        };
+        let pause = (interval / 4).clamp(Duration::from_millis(10), Duration::from_secs(1));
+        if self.core.options.read_only {
+            return Duration::from_secs(1);
+        }
+        let now = self.core.clock.elapsed();
+        let due = self.due(now, interval);
+        self.commit_batches(&due);
+        // What died waits as long as a commit may: names change often and settle together.
+        let settle = {
+            let mut last = self.settled_last.lock();
+            let due = now >= *last + interval;
+            if due {
+                *last = now;
+            }
+            due
+        };
+        if settle {
+            self.settle_all();
+        }
+        self.cache.trim();
+        pause
+    }
+
+    /// Makes every replacement durable and removes what died by it.
+    pub(super) fn settle_all(&self) -> bool {
+        let mut clean = true;
+        for dir in self.queue.unsettled() {
+            if let Err(error) = self.settle(&dir) {
+                super::dir::left_behind("what a directory replaced", &error);
+                self.queue.settled(dir.id());
+                clean = false;
+            }
+        }
+        clean
+    }
+
+    /// The files that the interval's commit takes now.
+    fn due(&self, now: Duration, interval: Duration) -> Vec<Arc<Node<B>>> {
+        let core = &self.core;
+        // Under pressure closed files go at once, and then open ones too.
+        let buffered = core.buffered.load(Ordering::Relaxed);
+        let pressed = buffered > core.options.memory_budget / 2 || self.queue.len() > 8192;
+        self.queue
+            .dirty()
+            .into_iter()
+            .filter(|node| {
+                let Ok(body) = node.file() else { return false };
+                let state = body.state.read();
+                let closed = state.writers == 0;
+                let eligible = state
+                    .eligible_since
+                    .is_some_and(|since| pressed || now.saturating_sub(since) >= interval);
+                let begun = state.open.as_ref().map(|edit| edit.begun);
+                let overdue = begun
+                    .is_some_and(|begun| now.saturating_sub(begun) >= core.options.open_commit);
+                (closed && eligible) || overdue || state.frozen.is_some()
+            })
+            .collect()
+    }
+
+    /// Commits and makes durable, many files at a time.
+    pub(super) fn commit_batches(&self, nodes: &[Arc<Node<B>>]) -> bool {
+        let mut clean = true;
+        for batch in nodes.chunks(BATCH) {
+            if let Err(error) = self.commit(batch) {
+                log::warn!(
+                    "a commit failed and will be tried again: {}",
+                    super::error::chain(&error)
+                );
+                clean = false;
+            }
+            self.restore_touched();
+            for node in batch {
+                if let Err(error) = self.sync_path(node) {
+                    log::warn!("names are not durable: {}", super::error::chain(&error));
+                    clean = false;
+                }
+            }
+        }
+        clean
+    }
+}
+
+/// Whether anything of `node` waits for a commit.
+fn needs_commit<B: Backing>(node: &Arc<Node<B>>) -> bool {
+    let Ok(body) = node.file() else { return false };
+    if body.state.read().is_dirty() || body.state.read().lost {
+        return true;
+    }
+    let place = node.place.lock();
+    match (&place.home, &place.link) {
+        (Home::Tree(spot), Some(link)) => !spot.is_at(link),
+        _ => false,
+    }
+}
+
+fn changes<B: Backing>(node: &Arc<Node<B>>) -> u64 {
+    node.file().map_or(0, |body| body.state.read().changes)
+}
+
+/// Whether every change up to `target` is committed.
+fn is_covered<B: Backing>(node: &Arc<Node<B>>, target: u64) -> bool {
+    node.file().map_or(true, |body| {
+        let state = body.state.read();
+        state.committed >= target || !state.is_dirty()
+    })
+}

@@ -1,0 +1,186 @@
+//! What every part of the store needs: the disk, the keys, the control directories, the settings,
+//! and the budgets. It holds no file and no directory of the tree.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::backing::{AttrChange, Backing};
+use crate::clock::{Clock, Timestamp};
+use crate::crypto::{Cipher, KeyTree};
+use crate::entropy::Entropy;
+use crate::format::Geometry;
+
+use super::layer::Layer;
+use super::node::Node;
+use super::residents::Residents;
+use super::temp::LayerTemp;
+
+/// When a file whose last write handle was closed is committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CommitPolicy {
+    /// Within this time.
+    Interval(Duration),
+    /// By close itself: the data is durable when close returns.
+    OnClose,
+}
+
+/// Settings of a mount.
+#[derive(Clone, Debug)]
+pub struct StoreOptions {
+    /// Nothing in the vault is changed.
+    pub read_only: bool,
+    /// When closed files are committed.
+    pub commit: CommitPolicy,
+    /// When files that stay open for writing are committed, counted from their first change.
+    pub open_commit: Duration,
+    /// Plaintext bytes of uncommitted changes kept in memory, over all files.
+    pub memory_budget: u64,
+    /// Descriptors that the store may hold open (directories and temporary files).
+    pub max_descriptors: usize,
+    /// Published layers kept mapped.
+    pub max_mappings: usize,
+    /// Directory entries kept in memory, over all directories that are not in use.
+    pub max_cached_entries: usize,
+    /// What is written into `.akasha/lock` for others to see; never trusted.
+    pub owner_note: String,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        StoreOptions {
+            read_only: false,
+            commit: CommitPolicy::Interval(Duration::from_secs(5)),
+            open_commit: Duration::from_secs(60),
+            memory_budget: 64 << 20,
+            max_descriptors: 512,
+            max_mappings: 1024,
+            max_cached_entries: 1 << 20,
+            owner_note: String::new(),
+        }
+    }
+}
+
+/// See the module's text.
+pub(crate) struct Core<B: Backing> {
+    pub backing: Arc<B>,
+    pub keys: Arc<KeyTree>,
+    pub cipher: Cipher,
+    pub geometry: Geometry,
+    pub options: StoreOptions,
+    pub entropy: Arc<dyn Entropy>,
+    pub clock: Arc<dyn Clock>,
+    /// The vault directory.
+    pub root: Arc<B::Dir>,
+    /// `.akasha`
+    pub control: B::Dir,
+    /// `.akasha/tmp`
+    pub tmp: B::Dir,
+    /// `.akasha/layers`
+    pub layers: B::Dir,
+    /// Plaintext bytes buffered in edits, over all files.
+    pub buffered: AtomicU64,
+    /// The largest commit stamp given or seen.
+    stamp: AtomicU64,
+    pub open_dirs: Residents<Node<B>>,
+    pub open_temps: Residents<LayerTemp<B>>,
+    pub open_layers: Residents<Layer<B>>,
+}
+
+/// The control directories, opened once and held.
+pub(crate) struct ControlDirs<B: Backing> {
+    pub root: Arc<B::Dir>,
+    pub control: B::Dir,
+    pub tmp: B::Dir,
+    pub layers: B::Dir,
+}
+
+/// The vault's keys and fixed parameters.
+pub(crate) struct VaultKeys {
+    pub keys: Arc<KeyTree>,
+    pub cipher: Cipher,
+    pub geometry: Geometry,
+}
+
+impl<B: Backing> Core<B> {
+    pub fn new(
+        backing: Arc<B>,
+        vault: VaultKeys,
+        dirs: ControlDirs<B>,
+        options: StoreOptions,
+        entropy: Arc<dyn Entropy>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        // Half of the descriptors for directories, a quarter for temporary files; the rest is for
+        // what is opened in passing.
+        let descriptors = options.max_descriptors.max(16);
+        Core {
+            backing,
+            keys: vault.keys,
+            cipher: vault.cipher,
+            geometry: vault.geometry,
+            entropy,
+            clock,
+            root: dirs.root,
+            control: dirs.control,
+            tmp: dirs.tmp,
+            layers: dirs.layers,
+            buffered: AtomicU64::new(0),
+            stamp: AtomicU64::new(0),
+            open_dirs: Residents::new(descriptors / 2),
+            open_temps: Residents::new(descriptors / 4),
+            open_layers: Residents::new(options.max_mappings),
+            options,
+        }
+    }
+
+    /// Block length in bytes as an index.
+    pub fn block_len(&self) -> usize {
+        usize::try_from(self.geometry.block_len()).expect("a block is at most 1 MiB")
+    }
+
+    /// Slot length in bytes as an index.
+    pub fn slot_len(&self) -> usize {
+        usize::try_from(self.geometry.slot_len()).expect("a slot is a block and a tag")
+    }
+
+    /// The largest file that is kept whole in memory until it is committed, and that every change
+    /// rewrites as a new simple layer, in bytes.
+    pub fn small_len(&self) -> u64 {
+        (128 << 10_u64).max(self.geometry.block_len())
+    }
+
+    /// What can be stored of attributes: an unprivileged daemon cannot give files away, and
+    /// must be able to open its own.
+    pub fn backing_attr(&self, mut change: AttrChange) -> AttrChange {
+        if !self.backing.is_privileged() {
+            change.uid = None;
+            change.gid = None;
+            change.mode = change.mode.map(|mode| mode | 0o600);
+        }
+        change
+    }
+
+    /// The wall clock.
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// A commit stamp greater than every one given or seen: a hybrid clock in microseconds.
+    pub fn next_stamp(&self) -> u64 {
+        let now = self.clock.now().as_micros();
+        let before = self
+            .stamp
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |seen| Some(now.max(seen + 1)))
+            .unwrap_or_else(|seen| seen);
+        now.max(before + 1)
+    }
+
+    /// Takes note of a stamp found in the vault.
+    pub fn see_stamp(&self, stamp: u64) {
+        // A stamp from an absurd future must not stop the clock: half of the range is room enough.
+        if stamp < u64::MAX / 2 {
+            self.stamp.fetch_max(stamp, Ordering::AcqRel);
+        }
+    }
+}

@@ -1,0 +1,384 @@
+//! One live inode: a file, directory or symbolic link that the kernel knows or that has changes pending.
+//!
+//! Lock order, everywhere in the store (take from left to right, skip what is not needed):
+//!
+//! ```text
+//! file.commit > rename > dir.state (by id where two) > node.place > file.gate > file.state > leaves
+//! ```
+//!
+//! `dir.state` is held across single system calls on names, never across a sync or file content.
+//! `file.state` is never held across any system call. `file.commit` is held across syncs and is
+//! taken only by those who commit.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use parking_lot::{Mutex, RwLock};
+
+use crate::backing::{At, AttrChange, Backing, Stat};
+use crate::clock::Timestamp;
+use crate::format::{Entry, EntryId, EntryKind, seal_entry};
+
+use super::core::Core;
+use super::dir::DirState;
+use super::edit::Edit;
+use super::error::{Attempt, Result, StoreError};
+use super::finish::Finished;
+use super::gate::SyncGate;
+use super::residents::Evictable;
+use super::snapshot::Snapshot;
+
+/// How often an object that moves while it is being opened is looked for again.
+const MOVES_FOLLOWED: usize = 64;
+
+/// See the module's text.
+pub struct Node<B: Backing> {
+    id: EntryId,
+    kind: EntryKind,
+    pub(crate) place: Mutex<Place<B>>,
+    pub(crate) body: Body<B>,
+}
+
+/// Where a node is, in the mount and in the vault.
+pub(crate) struct Place<B: Backing> {
+    /// The name the mount shows; `None` for the root and for what was unlinked.
+    pub link: Option<Link<B>>,
+    /// Where its backing entry is.
+    pub home: Home<B>,
+    /// The directory change that made the home's name: durable once that directory is synced so far.
+    pub link_seq: u64,
+}
+
+/// A name in a directory of the mount.
+pub(crate) struct Link<B: Backing> {
+    pub dir: Arc<Node<B>>,
+    pub name: Box<[u8]>,
+}
+
+impl<B: Backing> Clone for Link<B> {
+    fn clone(&self) -> Self {
+        Link { dir: Arc::clone(&self.dir), name: self.name.clone() }
+    }
+}
+
+/// Where a backing entry is.
+pub(crate) enum Home<B: Backing> {
+    /// Not published yet.
+    Pending,
+    /// The vault directory itself.
+    Root,
+    /// In the tree.
+    Tree(TreeSpot<B>),
+    /// Unlinked but open.
+    Ghost(Ghost<B>),
+    /// Under a name that does not decrypt, in this directory.
+    Damaged { dir: Arc<Node<B>>, name: Vec<u8> },
+    /// Removed.
+    Gone,
+}
+
+/// An unlinked file that is still open.
+pub(crate) struct Ghost<B: Backing> {
+    /// Its name in `.akasha/tmp`.
+    pub name: Vec<u8>,
+    /// The directory whose entry it was, and the change that took it out: its older layers go when that is durable.
+    pub from: Option<(Arc<Node<B>>, u64)>,
+}
+
+impl<B: Backing> Clone for Ghost<B> {
+    fn clone(&self) -> Self {
+        Ghost { name: self.name.clone(), from: self.from.clone() }
+    }
+}
+
+/// A published entry: the fields that its backing name is sealed from.
+pub(crate) struct TreeSpot<B: Backing> {
+    pub dir: Arc<Node<B>>,
+    pub name: Box<[u8]>,
+    pub replaces: Option<EntryId>,
+}
+
+impl<B: Backing> Clone for TreeSpot<B> {
+    fn clone(&self) -> Self {
+        TreeSpot { dir: Arc::clone(&self.dir), name: self.name.clone(), replaces: self.replaces }
+    }
+}
+
+impl<B: Backing> TreeSpot<B> {
+    /// Whether it stands under the name that `link` shows.
+    pub fn is_at(&self, link: &Link<B>) -> bool {
+        Arc::ptr_eq(&self.dir, &link.dir) && self.name == link.name
+    }
+}
+
+/// What a node is.
+pub(crate) enum Body<B: Backing> {
+    Dir(DirBody<B>),
+    /// Regular files, and symbolic links (whose content is the target).
+    File(FileBody<B>),
+    /// Something that does not decrypt.
+    Damaged,
+}
+
+pub(crate) struct DirBody<B: Backing> {
+    fd: Mutex<Option<Arc<B::Dir>>>,
+    fd_used: AtomicBool,
+    pub state: Mutex<DirState<B>>,
+    /// The durability of its names; counted under `state`.
+    pub names: SyncGate,
+    /// Open handles.
+    pub handles: AtomicU32,
+}
+
+pub(crate) struct FileBody<B: Backing> {
+    pub state: RwLock<FileState<B>>,
+    /// Shared by those who change the open edit, exclusive for those who replace it (freeze, truncate, spill).
+    pub gate: RwLock<()>,
+    /// One commit of a file at a time; what it holds survives a failed attempt.
+    pub commit: Mutex<CommitState<B>>,
+}
+
+/// What a failed commit leaves for the next attempt.
+pub(crate) struct CommitState<B: Backing> {
+    /// Map and tail are sealed; only the same bytes may be written again.
+    pub finished: Option<Finished<B>>,
+    /// The changes that the frozen edit covers.
+    pub covers: u64,
+}
+
+pub(crate) struct FileState<B: Backing> {
+    /// The committed version, once it was opened; `None` if there is none or nobody asked.
+    pub top: Option<Arc<Snapshot<B>>>,
+    /// The edit that is being committed.
+    pub frozen: Option<Arc<Edit<B>>>,
+    /// The edit that takes writes, based on `frozen`, else on `top`.
+    pub open: Option<Edit<B>>,
+    /// A modification time that was set on the uncommitted version.
+    pub set_mtime: Option<Timestamp>,
+    /// Attributes of a file that is not published yet.
+    pub attr: Option<PendingAttr>,
+    pub readers: u32,
+    pub writers: u32,
+    /// Counts changes; a commit covers those before its freeze.
+    pub changes: u64,
+    pub committed: u64,
+    /// Uncommitted changes were lost to a failed sync.
+    pub lost: bool,
+    /// When it became eligible for the interval's commit.
+    pub eligible_since: Option<std::time::Duration>,
+}
+
+impl<B: Backing> FileState<B> {
+    /// The current size, if it is known without asking the disk.
+    pub fn size(&self) -> Option<u64> {
+        self.open
+            .as_ref()
+            .map(|edit| edit.size)
+            .or_else(|| self.frozen.as_ref().map(|edit| edit.size))
+            .or_else(|| self.top.as_ref().map(|top| top.size))
+    }
+
+    /// Whether changes wait for a commit.
+    pub fn is_dirty(&self) -> bool {
+        self.open.is_some() || self.frozen.is_some()
+    }
+}
+
+/// Attributes kept in memory until a new file is published.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PendingAttr {
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+    pub atime: Timestamp,
+    pub mtime: Timestamp,
+    pub ctime: Timestamp,
+}
+
+impl<B: Backing> Node<B> {
+    pub(crate) fn new(id: EntryId, kind: EntryKind, place: Place<B>) -> Arc<Self> {
+        let body = match (&place.home, kind) {
+            (Home::Damaged { .. }, _) => Body::Damaged,
+            (_, EntryKind::Dir) => Body::Dir(DirBody {
+                fd: Mutex::new(None),
+                fd_used: AtomicBool::new(false),
+                state: Mutex::new(DirState::unloaded()),
+                names: SyncGate::new(),
+                handles: AtomicU32::new(0),
+            }),
+            _ => Body::File(FileBody {
+                state: RwLock::new(FileState {
+                    top: None,
+                    frozen: None,
+                    open: None,
+                    set_mtime: None,
+                    attr: None,
+                    readers: 0,
+                    writers: 0,
+                    changes: 0,
+                    committed: 0,
+                    lost: false,
+                    eligible_since: None,
+                }),
+                gate: RwLock::new(()),
+                commit: Mutex::new(CommitState { finished: None, covers: 0 }),
+            }),
+        };
+        Arc::new(Node { id, kind, place: Mutex::new(place), body })
+    }
+
+    /// The entry id: the mount's st_ino, and FUSE's node id.
+    pub fn id(&self) -> EntryId {
+        self.id
+    }
+
+    /// The kind.
+    pub fn kind(&self) -> EntryKind {
+        self.kind
+    }
+
+    pub(crate) fn dir(&self) -> Result<&DirBody<B>> {
+        match &self.body {
+            Body::Dir(dir) => Ok(dir),
+            Body::File(_) | Body::Damaged => Err(StoreError::NotADirectory),
+        }
+    }
+
+    pub(crate) fn file(&self) -> Result<&FileBody<B>> {
+        match &self.body {
+            Body::File(file) => Ok(file),
+            Body::Dir(_) => Err(StoreError::IsADirectory),
+            Body::Damaged => Err(StoreError::broken(
+                format!("entry {:016x}", self.id.get()),
+                "its name does not decrypt",
+            )),
+        }
+    }
+
+    /// The backing name that `spot` seals to, for this node.
+    pub(crate) fn sealed_name(&self, core: &Core<B>, spot: &TreeSpot<B>) -> Vec<u8> {
+        self.entry_at(core, spot).name
+    }
+
+    pub(crate) fn entry_at(
+        &self,
+        core: &Core<B>,
+        spot: &TreeSpot<B>,
+    ) -> crate::format::BackingName {
+        backing_name(core, spot.dir.id, self.id, self.kind, spot.replaces, &spot.name)
+    }
+
+    /// Runs `with` on the directory and name where the backing entry is now, following it if it moves.
+    pub(crate) fn at_home<T>(
+        &self,
+        core: &Core<B>,
+        mut with: impl FnMut(&B::Dir, &[u8]) -> std::io::Result<T>,
+        what: &'static str,
+    ) -> Result<T> {
+        let mut last = StoreError::NotFound;
+        for _ in 0..MOVES_FOLLOWED {
+            enum Where<B: Backing> {
+                Tmp(Vec<u8>),
+                Dir(Arc<Node<B>>, Vec<u8>),
+            }
+            let place = {
+                let place = self.place.lock();
+                match &place.home {
+                    Home::Pending | Home::Gone | Home::Root => return Err(StoreError::NotFound),
+                    Home::Ghost(ghost) => Where::Tmp(ghost.name.clone()),
+                    Home::Tree(spot) => {
+                        Where::Dir(Arc::clone(&spot.dir), self.sealed_name(core, spot))
+                    }
+                    Home::Damaged { dir, name } => Where::Dir(Arc::clone(dir), name.clone()),
+                }
+            };
+            let tried = match &place {
+                Where::Tmp(name) => with(&core.tmp, name).attempt(what),
+                Where::Dir(dir, name) => {
+                    let fd = dir.dir_fd(core)?;
+                    with(&fd, name).attempt(what)
+                }
+            };
+            match tried {
+                Err(error) if error.is_missing() => last = error,
+                other => return other,
+            }
+        }
+        Err(last)
+    }
+
+    /// Opens the backing entry's file.
+    pub(crate) fn open_home(&self, core: &Core<B>) -> Result<B::File> {
+        self.at_home(core, |dir, name| core.backing.open(dir, name), "open a file")
+    }
+
+    /// stat of the backing entry.
+    pub(crate) fn stat_home(self: &Arc<Self>, core: &Core<B>) -> Result<Stat> {
+        if let Body::Dir(_) = &self.body {
+            let fd = self.dir_fd(core)?;
+            return core.backing.stat(&fd, At::This).attempt("stat a directory");
+        }
+        self.at_home(core, |dir, name| core.backing.stat(dir, At::Name(name)), "stat a file")
+    }
+
+    /// Changes attributes of the backing entry.
+    pub(crate) fn change_home(self: &Arc<Self>, core: &Core<B>, change: &AttrChange) -> Result<()> {
+        if let Body::Dir(_) = &self.body {
+            let fd = self.dir_fd(core)?;
+            return core.backing.set_attr(&fd, At::This, change).attempt("change attributes");
+        }
+        self.at_home(
+            core,
+            |dir, name| core.backing.set_attr(dir, At::Name(name), change),
+            "change attributes",
+        )
+    }
+
+    /// The open directory, opened again from the nearest open parent if it was given back.
+    pub(crate) fn dir_fd(self: &Arc<Self>, core: &Core<B>) -> Result<Arc<B::Dir>> {
+        let body = self.dir()?;
+        body.fd_used.store(true, Ordering::Relaxed);
+        if let Some(fd) = &*body.fd.lock() {
+            return Ok(Arc::clone(fd));
+        }
+        if let Home::Root = self.place.lock().home {
+            return Ok(Arc::clone(&core.root));
+        }
+        let fd = Arc::new(self.at_home(
+            core,
+            |dir, name| core.backing.open_dir(dir, name),
+            "open a directory",
+        )?);
+        *body.fd.lock() = Some(Arc::clone(&fd));
+        core.open_dirs.admit(self);
+        Ok(fd)
+    }
+}
+
+/// The backing name of an entry.
+pub(crate) fn backing_name<B: Backing>(
+    core: &Core<B>,
+    parent: EntryId,
+    id: EntryId,
+    kind: EntryKind,
+    replaces: Option<EntryId>,
+    name: &[u8],
+) -> crate::format::BackingName {
+    let entry = Entry { kind, id, replaces, rdev: None, name: name.to_vec() };
+    seal_entry(&core.keys, parent, &entry)
+}
+
+impl<B: Backing> Evictable for Node<B> {
+    fn take_used(&self) -> bool {
+        match &self.body {
+            Body::Dir(dir) => dir.fd_used.swap(false, Ordering::Relaxed),
+            Body::File(_) | Body::Damaged => false,
+        }
+    }
+
+    fn evict(&self) {
+        if let Body::Dir(dir) = &self.body {
+            *dir.fd.lock() = None;
+        }
+    }
+}

@@ -1,0 +1,1204 @@
+//! Names: looking up, making, removing and renaming entries. What is committed moves natively, at once; what is pending
+//! moves in memory, and appears in the backing tree when it is committed.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use parking_lot::MutexGuard;
+
+use crate::backing::{AttrChange, Backing, FileKind, RenameMode, TempFile};
+use crate::format::{BackingName, EntryId, EntryKind, LengthClass, temp_file_name};
+
+use super::dir::{DirState, Doom, Doomed, Under, Vacated, VacatedBy, left_behind, remove_tree};
+use super::dirmap::MapEntry;
+use super::edit::Edit;
+use super::error::{Attempt, Result, StoreError};
+use super::node::{Ghost, Home, Link, Node, PendingAttr, Place, TreeSpot, backing_name};
+use super::{ListEntry, NewAttr, RenameFlags, Store};
+
+/// How often an operation tries again after making room for itself.
+const TRIES: usize = 32;
+
+/// What an operation on names must do first, without the directories' locks.
+pub(super) enum Blocked<B: Backing> {
+    /// A name was vacated by a move that is not durable yet.
+    Sync(Arc<Node<B>>, u64),
+    /// The backing name belongs to a node that moves at its next commit.
+    Commit(Arc<Node<B>>),
+    /// A directory still holds dead entries.
+    Settle(Arc<Node<B>>),
+    /// Something moved meanwhile.
+    Again,
+}
+
+pub(super) enum Tried<B: Backing, T> {
+    Done(T),
+    Blocked(Blocked<B>),
+}
+
+/// One or two locked directories.
+pub(super) struct Locked<'a, B: Backing> {
+    first: (&'a Arc<Node<B>>, MutexGuard<'a, DirState<B>>),
+    second: Option<(&'a Arc<Node<B>>, MutexGuard<'a, DirState<B>>)>,
+}
+
+impl<'a, B: Backing> Locked<'a, B> {
+    /// Locks both, in the order of their ids.
+    pub fn lock(store: &Store<B>, a: &'a Arc<Node<B>>, b: &'a Arc<Node<B>>) -> Result<Self> {
+        if Arc::ptr_eq(a, b) {
+            return Ok(Locked { first: (a, store.lock_dir(a)?), second: None });
+        }
+        let (low, high) = if a.id() < b.id() { (a, b) } else { (b, a) };
+        let first = (low, store.lock_dir(low)?);
+        Ok(Locked { first, second: Some((high, store.lock_dir(high)?)) })
+    }
+
+    /// The state of one of the two.
+    ///
+    /// # Panics
+    /// If `dir` is neither.
+    pub fn of(&mut self, dir: &Arc<Node<B>>) -> &mut DirState<B> {
+        if Arc::ptr_eq(self.first.0, dir) {
+            return &mut self.first.1;
+        }
+        let second = self.second.as_mut().filter(|(node, _)| Arc::ptr_eq(node, dir));
+        &mut second.expect("the directory is one of the two that were locked").1
+    }
+
+    /// Whether `dir` is one of the two.
+    pub fn holds(&self, dir: &Arc<Node<B>>) -> bool {
+        Arc::ptr_eq(self.first.0, dir)
+            || self.second.as_ref().is_some_and(|(node, _)| Arc::ptr_eq(node, dir))
+    }
+}
+
+/// The right to put a backing entry under a plaintext name.
+pub(super) struct Claim {
+    /// Whom the new entry says that it replaces.
+    pub replaces: Option<EntryId>,
+    /// The committed entry that dies by it.
+    pub dies: Option<(EntryId, EntryKind, Option<EntryId>)>,
+}
+
+impl<B: Backing> Store<B> {
+    /// The entry of `name` in `dir`.
+    pub fn lookup(&self, dir: &Arc<Node<B>>, name: &[u8]) -> Result<Arc<Node<B>>> {
+        check_name(name)?;
+        let state = self.lock_dir(dir)?;
+        let entry = state.map().get(name).ok_or(StoreError::NotFound)?;
+        self.node_of(dir, &state, name, &entry)
+    }
+
+    /// The node of a map entry. The caller holds the directory's lock.
+    pub(super) fn node_of(
+        &self,
+        dir: &Arc<Node<B>>,
+        state: &DirState<B>,
+        name: &[u8],
+        entry: &MapEntry,
+    ) -> Result<Arc<Node<B>>> {
+        if let Some(node) = state.pending.get(&entry.id) {
+            return Ok(Arc::clone(node));
+        }
+        let node = self.nodes.get_or_insert(entry.id, || {
+            let home = match state.damaged.get(&entry.id) {
+                Some(backing) => Home::Damaged { dir: Arc::clone(dir), name: backing.clone() },
+                None => Home::Tree(state.spot(dir, name, entry.id)),
+            };
+            let link = Link { dir: Arc::clone(dir), name: name.into() };
+            let link_seq = dir.dir().map_or(0, |d| d.names.latest());
+            Node::new(entry.id, entry.kind, Place { link: Some(link), home, link_seq })
+        });
+        let here = {
+            let place = node.place.lock();
+            place.link.as_ref().is_some_and(|link| {
+                Arc::ptr_eq(&link.dir, dir) && &*link.name == name && node.kind() == entry.kind
+            })
+        };
+        if here {
+            Ok(node)
+        } else {
+            // Somebody put a second entry with the id of a live one into the vault.
+            Err(StoreError::broken(format!("entry {:016x}", entry.id.get()), "found in two places"))
+        }
+    }
+
+    /// Calls `visit` for every entry whose cookie is greater than `after`, in order, until it returns false.
+    pub fn list(
+        &self,
+        dir: &Arc<Node<B>>,
+        after: u64,
+        visit: &mut dyn FnMut(&ListEntry<'_>) -> bool,
+    ) -> Result<()> {
+        let state = self.lock_dir(dir)?;
+        state.map().visit(after, &mut |cookie, entry, name| {
+            visit(&ListEntry { cookie, id: entry.id, kind: entry.kind, name })
+        });
+        Ok(())
+    }
+
+    /// The directory that holds `dir`; the root holds itself.
+    pub fn parent_id(&self, dir: &Arc<Node<B>>) -> EntryId {
+        dir.place.lock().link.as_ref().map_or(EntryId::ROOT, |link| link.dir.id())
+    }
+
+    /// Makes an empty regular file. It exists in memory until it is committed.
+    pub fn create(&self, dir: &Arc<Node<B>>, name: &[u8], new: &NewAttr) -> Result<Arc<Node<B>>> {
+        self.make_pending(dir, name, EntryKind::File, new)
+    }
+
+    /// Makes a symbolic link. It exists in memory until it is committed.
+    pub fn symlink(
+        &self,
+        dir: &Arc<Node<B>>,
+        name: &[u8],
+        target: &[u8],
+        new: &NewAttr,
+    ) -> Result<Arc<Node<B>>> {
+        if target.is_empty() || target.len() > 4095 {
+            return Err(StoreError::NameTooLong);
+        }
+        let node = self.make_pending(dir, name, EntryKind::Symlink, new)?;
+        node.write_file(&self.core, 0, target)?;
+        self.queue.make_eligible(&node, self.core.clock.elapsed());
+        Ok(node)
+    }
+
+    fn make_pending(
+        &self,
+        dir: &Arc<Node<B>>,
+        name: &[u8],
+        kind: EntryKind,
+        new: &NewAttr,
+    ) -> Result<Arc<Node<B>>> {
+        self.check_change(name)?;
+        let mut state = self.lock_dir(dir)?;
+        if state.map().get(name).is_some() {
+            return Err(StoreError::AlreadyExists);
+        }
+        let id = EntryId::random(&*self.core.entropy);
+        let now = self.core.now();
+        let link = Link { dir: Arc::clone(dir), name: name.into() };
+        let place = Place { link: Some(link), home: Home::Pending, link_seq: 0 };
+        let node = Node::new(id, kind, place);
+        {
+            let mut file = node.file()?.state.write();
+            file.attr = Some(PendingAttr {
+                mode: new.mode,
+                uid: new.uid,
+                gid: new.gid,
+                atime: now,
+                mtime: now,
+                ctime: now,
+            });
+            file.open = Some(Edit::begin(&self.core, 0));
+            file.changes = 1;
+        }
+        self.nodes.insert(&node);
+        state.map_mut().insert(name, MapEntry { id, kind, published: false, damaged: false });
+        state.pending.insert(id, Arc::clone(&node));
+        state.times = Some((now, now));
+        self.queue.add(&node);
+        Ok(node)
+    }
+
+    /// Makes a directory, at once.
+    pub fn mkdir(&self, dir: &Arc<Node<B>>, name: &[u8], new: &NewAttr) -> Result<Arc<Node<B>>> {
+        self.check_change(name)?;
+        self.try_until(|| {
+            let mut state = self.lock_dir(dir)?;
+            if state.map().get(name).is_some() {
+                return Err(StoreError::AlreadyExists);
+            }
+            let claim = match claim(dir, &mut state, name) {
+                Ok(claim) => claim,
+                Err(blocked) => return Ok(Tried::Blocked(blocked)),
+            };
+            let id = EntryId::random(&*self.core.entropy);
+            let kind = EntryKind::Dir;
+            let backing = backing_name(&self.core, dir.id(), id, kind, claim.replaces, name);
+            let fd = dir.dir_fd(&self.core)?;
+            self.ensure_sidecar(&fd, &mut state, &backing)?;
+            let privileged = self.core.backing.is_privileged();
+            let mode = if privileged { new.mode } else { new.mode | 0o700 };
+            self.core.backing.mkdir(&fd, &backing.name, mode).attempt("make a directory")?;
+            let spot =
+                TreeSpot { dir: Arc::clone(dir), name: name.into(), replaces: claim.replaces };
+            let link = Link { dir: Arc::clone(dir), name: name.into() };
+            let link_seq = dir.dir()?.names.count();
+            let place = Place { link: Some(link), home: Home::Tree(spot), link_seq };
+            let node = Node::new(id, kind, place);
+            if privileged {
+                let owner = AttrChange {
+                    uid: Some(new.uid),
+                    gid: Some(new.gid),
+                    // Changing the owner clears set-id bits; a set-group-id directory keeps its own.
+                    mode: Some(mode),
+                    ..AttrChange::default()
+                };
+                node.change_home(&self.core, &owner)?;
+            }
+            self.nodes.insert(&node);
+            self.entry_made(&mut state, name, id, kind, &claim, link_seq);
+            Ok(Tried::Done(node))
+        })
+    }
+
+    /// Book-keeping after a backing entry was put under `name`.
+    fn entry_made(
+        &self,
+        state: &mut DirState<B>,
+        name: &[u8],
+        id: EntryId,
+        kind: EntryKind,
+        claim: &Claim,
+        change: u64,
+    ) {
+        state.map_mut().insert(name, MapEntry { id, kind, published: true, damaged: false });
+        match claim.replaces {
+            Some(replaced) => state.replaces.insert(id, replaced),
+            None => state.replaces.remove(&id),
+        };
+        state.vacated.remove(name);
+        let _ = change;
+        state.touch(self.core.now());
+    }
+
+    /// Removes a file's name.
+    pub fn unlink(&self, dir: &Arc<Node<B>>, name: &[u8]) -> Result<()> {
+        self.check_change(name)?;
+        let mut state = self.lock_dir(dir)?;
+        let entry = state.map().get(name).ok_or(StoreError::NotFound)?;
+        if entry.kind == EntryKind::Dir {
+            return Err(StoreError::IsADirectory);
+        }
+        if entry.damaged {
+            return self.remove_damaged(dir, &mut state, name, entry.id);
+        }
+        if entry.published {
+            let live = self.nodes.get(entry.id);
+            let spot = state.spot(dir, name, entry.id);
+            self.remove_entry(&mut state, live.as_ref(), &spot, entry.id, entry.kind)?;
+        } else {
+            let node = state.pending.get(&entry.id).cloned().ok_or(StoreError::NotFound)?;
+            self.drop_pending(dir, &mut state, &node)?;
+        }
+        if let Some(Under::Replaced { id, kind, replaces }) = state.under.remove(name) {
+            let spot = TreeSpot { dir: Arc::clone(dir), name: name.into(), replaces };
+            let live = self.nodes.get(id);
+            self.remove_entry(&mut state, live.as_ref(), &spot, id, kind)?;
+        }
+        state.map_mut().remove(name);
+        state.replaces.remove(&entry.id);
+        state.sealed_as.remove(&entry.id);
+        self.changed_names(&mut state);
+        Ok(())
+    }
+
+    /// The mount's times of a directory after its names changed.
+    fn changed_names(&self, state: &mut DirState<B>) {
+        let now = self.core.now();
+        state.touch(now);
+        if state.times.is_none() && !state.pending.is_empty() {
+            state.times = Some((now, now));
+        }
+    }
+
+    /// Takes a node that is shown in `dir`, but whose backing entry is elsewhere or nowhere, out of the mount.
+    fn drop_pending(
+        &self,
+        dir: &Arc<Node<B>>,
+        state: &mut DirState<B>,
+        node: &Arc<Node<B>>,
+    ) -> Result<()> {
+        state.pending.remove(&node.id());
+        state.times = Some((self.core.now(), self.core.now()));
+        let home = {
+            let mut place = node.place.lock();
+            place.link = None;
+            match &place.home {
+                Home::Tree(spot) => Some(spot.clone()),
+                _ => None,
+            }
+        };
+        if let Some(spot) = home {
+            // A deferred rename: the old name still holds the committed version.
+            if Arc::ptr_eq(&spot.dir, dir) {
+                state.under.remove(&spot.name);
+                self.remove_entry(state, Some(node), &spot, node.id(), node.kind())?;
+            } else {
+                // The other directory is not locked here: the commit of the unlinked node removes it.
+                self.queue.make_eligible(node, self.core.clock.elapsed());
+            }
+        } else if !has_handles(node) {
+            self.discard(node);
+        }
+        Ok(())
+    }
+
+    /// Forgets the uncommitted content of a node that no name and no handle leads to.
+    pub(super) fn discard(&self, node: &Arc<Node<B>>) {
+        if let Ok(body) = node.file() {
+            let (open, frozen) = {
+                let mut state = body.state.write();
+                (state.open.take(), state.frozen.take())
+            };
+            drop((open, frozen));
+            let mut place = node.place.lock();
+            if matches!(place.home, Home::Pending) {
+                place.home = Home::Gone;
+            }
+        }
+        self.queue.remove(node.id());
+    }
+
+    /// Removes the backing entry at `spot` natively; the caller holds the directory's lock. A file that is open becomes a ghost.
+    pub(super) fn remove_entry(
+        &self,
+        state: &mut DirState<B>,
+        live: Option<&Arc<Node<B>>>,
+        spot: &TreeSpot<B>,
+        id: EntryId,
+        kind: EntryKind,
+    ) -> Result<()> {
+        let core = &self.core;
+        let fd = spot.dir.dir_fd(core)?;
+        let backing = backing_name(core, spot.dir.id(), id, kind, spot.replaces, &spot.name);
+        let keep = live.filter(|node| has_handles(node));
+        if let Some(node) = keep {
+            let ghost = temp_file_name(&*core.entropy);
+            core.backing
+                .rename(&fd, &backing.name, &core.tmp, &ghost, RenameMode::NoReplace)
+                .attempt("unlink an open file")?;
+            let mut place = node.place.lock();
+            let left = spot.dir.dir()?.names.latest() + 1;
+            place.home =
+                Home::Ghost(Ghost { name: ghost, from: Some((Arc::clone(&spot.dir), left)) });
+            if place.link.as_ref().is_some_and(|link| spot.is_at(link)) {
+                place.link = None;
+            }
+        } else {
+            let layered = kind == EntryKind::File
+                && core
+                    .backing
+                    .stat(&fd, crate::backing::At::Name(&backing.name))
+                    .is_ok_and(|stat| core.geometry.classify(stat.len) == LengthClass::Mapped);
+            core.backing.unlink(&fd, &backing.name).attempt("remove a file")?;
+            if let Some(node) = live {
+                let mut place = node.place.lock();
+                place.home = Home::Gone;
+                if place.link.as_ref().is_some_and(|link| spot.is_at(link)) {
+                    place.link = None;
+                }
+            }
+            if layered {
+                let change = spot.dir.dir()?.names.latest() + 1;
+                self.doom(&spot.dir, state, change, &spot.name, Doom::AllLayers(id));
+            }
+        }
+        let change = spot.dir.dir()?.names.count();
+        self.vacate(state, spot, backing, change, VacatedBy::Removed(id));
+        if keep.is_none()
+            && let Some(node) = live
+        {
+            self.discard(node);
+        }
+        Ok(())
+    }
+
+    /// Notes that `spot` no longer holds an entry.
+    fn vacate(
+        &self,
+        state: &mut DirState<B>,
+        spot: &TreeSpot<B>,
+        backing: BackingName,
+        change: u64,
+        by: VacatedBy,
+    ) {
+        state.vacated.insert(spot.name.clone(), Vacated { change, by });
+        if let Some(sidecar) = backing.sidecar {
+            self.doom(&spot.dir, state, change, &spot.name, Doom::Sidecar(sidecar.name));
+        }
+    }
+
+    /// Has `what` removed once `dir` is synced beyond `change`.
+    pub(super) fn doom(
+        &self,
+        dir: &Arc<Node<B>>,
+        state: &mut DirState<B>,
+        change: u64,
+        name: &[u8],
+        what: Doom,
+    ) {
+        state.doomed.push(Doomed { change, name: name.into(), what });
+        self.queue.unsettle(dir);
+    }
+
+    fn remove_damaged(
+        &self,
+        dir: &Arc<Node<B>>,
+        state: &mut DirState<B>,
+        name: &[u8],
+        id: EntryId,
+    ) -> Result<()> {
+        let fd = dir.dir_fd(&self.core)?;
+        if let Some(backing) = state.damaged.remove(&id) {
+            remove_tree(&self.core, &fd, &backing)?;
+        }
+        dir.dir()?.names.count();
+        state.map_mut().remove(name);
+        self.changed_names(state);
+        Ok(())
+    }
+
+    /// Removes an empty directory.
+    pub fn rmdir(&self, dir: &Arc<Node<B>>, name: &[u8]) -> Result<()> {
+        self.check_change(name)?;
+        self.try_until(|| {
+            let child = {
+                let state = self.lock_dir(dir)?;
+                let entry = state.map().get(name).ok_or(StoreError::NotFound)?;
+                if entry.kind != EntryKind::Dir {
+                    return Err(StoreError::NotADirectory);
+                }
+                self.node_of(dir, &state, name, &entry)?
+            };
+            let mut locked = Locked::lock(self, dir, &child)?;
+            let still = locked.of(dir).map().get(name).is_some_and(|entry| entry.id == child.id());
+            if !still {
+                return Err(StoreError::NotFound);
+            }
+            if let Some(blocked) = self.check_empty(&child, locked.of(&child))? {
+                return Ok(Tried::Blocked(blocked));
+            }
+            let spot = locked.of(dir).spot(dir, name, child.id());
+            self.remove_dir_at(&mut locked, &spot, &child)?;
+            let state = locked.of(dir);
+            state.map_mut().remove(name);
+            state.replaces.remove(&child.id());
+            self.changed_names(state);
+            Ok(Tried::Done(()))
+        })
+    }
+
+    /// Whether the directory has no entries, shown or hidden; what hides is settled first.
+    fn check_empty(&self, child: &Arc<Node<B>>, state: &DirState<B>) -> Result<Option<Blocked<B>>> {
+        if state.map().len() > 0 {
+            return Err(StoreError::NotEmpty);
+        }
+        let away = state.under.values().find_map(|under| match under {
+            Under::MovedAway(node) => Some(Arc::clone(node)),
+            Under::Replaced { .. } => None,
+        });
+        if let Some(node) = away {
+            return Ok(Some(Blocked::Commit(node)));
+        }
+        let hides = state
+            .doomed
+            .iter()
+            .any(|doomed| matches!(doomed.what, Doom::Entry { .. } | Doom::Sidecar(_)));
+        Ok(hides.then(|| Blocked::Settle(Arc::clone(child))))
+    }
+
+    /// Removes the empty directory `child` natively from `spot`.
+    fn remove_dir_at(
+        &self,
+        locked: &mut Locked<'_, B>,
+        spot: &TreeSpot<B>,
+        child: &Arc<Node<B>>,
+    ) -> Result<()> {
+        let core = &self.core;
+        let fd = spot.dir.dir_fd(core)?;
+        let backing = child.entry_at(core, spot);
+        if let Err(error) = core.backing.rmdir(&fd, &backing.name) {
+            if error.raw_os_error() != Some(libc::ENOTEMPTY) {
+                return Err(error).attempt("remove a directory");
+            }
+            // A rescue copy, or sidecars of names that are gone: not the user's.
+            let inside = child.dir_fd(core)?;
+            for raw in core.backing.list(&inside).attempt("read a directory")? {
+                use crate::format::{NameClass, classify_name};
+                let ours =
+                    matches!(classify_name(&raw.name), NameClass::Rescue | NameClass::Sidecar);
+                if !ours || raw.kind != FileKind::File {
+                    return Err(StoreError::NotEmpty);
+                }
+                core.backing.unlink(&inside, &raw.name).attempt("remove a rescue copy")?;
+            }
+            core.backing.rmdir(&fd, &backing.name).attempt("remove a directory")?;
+        }
+        let change = spot.dir.dir()?.names.count();
+        // What waits for the child's names to be gone waits for the child to be gone.
+        let orphans: Vec<Doomed> = std::mem::take(&mut locked.of(child).doomed);
+        locked.of(child).removed = true;
+        let mut place = child.place.lock();
+        place.home = Home::Gone;
+        place.link = None;
+        drop(place);
+        let state = locked.of(&spot.dir);
+        for orphan in orphans {
+            self.doom(&spot.dir, state, change, &spot.name, orphan.what);
+        }
+        self.vacate(state, spot, backing, change, VacatedBy::Removed(child.id()));
+        Ok(())
+    }
+
+    /// Renames. One atomic step in the mount; after a power cut the target is the old or the new
+    /// one, whole.
+    pub fn rename(
+        &self,
+        dir: &Arc<Node<B>>,
+        name: &[u8],
+        to_dir: &Arc<Node<B>>,
+        to_name: &[u8],
+        flags: RenameFlags,
+    ) -> Result<()> {
+        self.check_change(name)?;
+        check_name(to_name)?;
+        if flags == RenameFlags::Exchange {
+            return self.exchange(dir, name, to_dir, to_name);
+        }
+        self.try_until(|| self.try_rename(dir, name, to_dir, to_name, flags))
+    }
+
+    fn try_rename(
+        &self,
+        dir: &Arc<Node<B>>,
+        name: &[u8],
+        to_dir: &Arc<Node<B>>,
+        to_name: &[u8],
+        flags: RenameFlags,
+    ) -> Result<Tried<B, ()>> {
+        // A directory that is replaced must be known to be empty: it is locked on its own, before.
+        if let Some(blocked) = self.prepare_target(dir, name, to_dir, to_name, flags)? {
+            return Ok(Tried::Blocked(blocked));
+        }
+        let mut locked = Locked::lock(self, dir, to_dir)?;
+        let source = locked.of(dir).map().get(name).ok_or(StoreError::NotFound)?;
+        let target = locked.of(to_dir).map().get(to_name);
+        if target.is_some_and(|target| target.id == source.id) {
+            return Ok(Tried::Done(()));
+        }
+        if source.damaged || target.is_some_and(|target| target.damaged) {
+            return Err(StoreError::NotSupported);
+        }
+        match (&target, flags) {
+            (Some(_), RenameFlags::NoReplace) => return Err(StoreError::AlreadyExists),
+            (Some(t), _) if t.kind == EntryKind::Dir && source.kind != EntryKind::Dir => {
+                return Err(StoreError::IsADirectory);
+            }
+            (Some(t), _) if t.kind != EntryKind::Dir && source.kind == EntryKind::Dir => {
+                return Err(StoreError::NotADirectory);
+            }
+            _ => {}
+        }
+        let node = self.node_of(dir, locked.of(dir), name, &source)?;
+        // A pending entry that covers a committed one may not leave it bare: commit it here first.
+        if !source.published && locked.of(dir).under.contains_key(name) {
+            return Ok(Tried::Blocked(Blocked::Commit(node)));
+        }
+        let native = if source.published {
+            match self.may_move_now(&node, target.is_some()) {
+                MoveNow::Yes => true,
+                MoveNow::AfterCommit => return Ok(Tried::Blocked(Blocked::Commit(node))),
+                MoveNow::WithCommit => false,
+            }
+        } else {
+            false
+        };
+        if native {
+            self.rename_natively(&mut locked, &node, dir, name, to_dir, to_name, target)
+        } else {
+            self.rename_in_memory(&mut locked, &node, dir, name, to_dir, to_name, target)?;
+            Ok(Tried::Done(()))
+        }
+    }
+
+    /// Settles a directory that is about to be replaced.
+    fn prepare_target(
+        &self,
+        dir: &Arc<Node<B>>,
+        name: &[u8],
+        to_dir: &Arc<Node<B>>,
+        to_name: &[u8],
+        flags: RenameFlags,
+    ) -> Result<Option<Blocked<B>>> {
+        let source_is_dir =
+            self.lock_dir(dir)?.map().get(name).is_some_and(|entry| entry.kind == EntryKind::Dir);
+        if !source_is_dir || flags != RenameFlags::Replace {
+            return Ok(None);
+        }
+        let target = {
+            let state = self.lock_dir(to_dir)?;
+            match state.map().get(to_name) {
+                Some(entry) if entry.kind == EntryKind::Dir => {
+                    self.node_of(to_dir, &state, to_name, &entry)?
+                }
+                _ => return Ok(None),
+            }
+        };
+        let state = self.lock_dir(&target)?;
+        self.check_empty(&target, &state)
+    }
+
+    /// Whether a published node can be renamed natively, now.
+    fn may_move_now(&self, node: &Arc<Node<B>>, replaces: bool) -> MoveNow {
+        let Ok(body) = node.file() else { return MoveNow::Yes };
+        let state = body.state.read();
+        match (replaces, state.writers > 0, state.is_dirty()) {
+            // Nothing is replaced: what moves is a committed version under a new name.
+            (false, _, _) | (true, false, false) => MoveNow::Yes,
+            (true, false, true) => MoveNow::AfterCommit,
+            // The kernel may hold pages of it that were written before the rename.
+            (true, true, _) => MoveNow::WithCommit,
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn rename_natively(
+        &self,
+        locked: &mut Locked<'_, B>,
+        node: &Arc<Node<B>>,
+        dir: &Arc<Node<B>>,
+        name: &[u8],
+        to_dir: &Arc<Node<B>>,
+        to_name: &[u8],
+        target: Option<MapEntry>,
+    ) -> Result<Tried<B, ()>> {
+        // The target's own backing entry is what the claim replaces.
+        if let Some(target) = target.filter(|target| target.published) {
+            let to = locked.of(to_dir);
+            let replaces = to.replaces.get(&target.id).copied();
+            let under = Under::Replaced { id: target.id, kind: target.kind, replaces };
+            to.under.insert(to_name.into(), under);
+        }
+        let moved = self.move_home(locked, node, to_dir, to_name);
+        if target.is_some_and(|target| target.published) && !matches!(moved, Ok(Tried::Done(()))) {
+            locked.of(to_dir).under.remove(to_name);
+        }
+        match moved? {
+            Tried::Blocked(blocked) => return Ok(Tried::Blocked(blocked)),
+            Tried::Done(()) => {}
+        }
+        if let Some(target) = target {
+            self.target_replaced(locked, to_dir, to_name, target)?;
+        }
+        locked.of(dir).map_mut().remove(name);
+        let entry = MapEntry { id: node.id(), kind: node.kind(), published: true, damaged: false };
+        locked.of(to_dir).map_mut().insert(to_name, entry);
+        node.place.lock().link = Some(Link { dir: Arc::clone(to_dir), name: to_name.into() });
+        self.changed_names(locked.of(dir));
+        self.changed_names(locked.of(to_dir));
+        Ok(Tried::Done(()))
+    }
+
+    /// Book-keeping for an entry of the mount whose name was given to another.
+    fn target_replaced(
+        &self,
+        locked: &mut Locked<'_, B>,
+        to_dir: &Arc<Node<B>>,
+        to_name: &[u8],
+        target: MapEntry,
+    ) -> Result<()> {
+        if target.published {
+            if let Some(node) = self.nodes.get(target.id) {
+                node.place.lock().link = None;
+                if target.kind == EntryKind::Dir {
+                    // Its emptiness was checked; nobody may put anything into it any more.
+                    node.dir()?.state.lock().removed = true;
+                }
+            }
+        } else if let Some(node) = locked.of(to_dir).pending.get(&target.id).cloned() {
+            self.drop_pending(to_dir, locked.of(to_dir), &node)?;
+        }
+        let _ = to_name;
+        Ok(())
+    }
+
+    /// Moves a published node's backing entry to a name of `to_dir`, natively; both directories are locked.
+    pub(super) fn move_home(
+        &self,
+        locked: &mut Locked<'_, B>,
+        node: &Arc<Node<B>>,
+        to_dir: &Arc<Node<B>>,
+        to_name: &[u8],
+    ) -> Result<Tried<B, ()>> {
+        let core = &self.core;
+        let Home::Tree(from) = clone_home(node) else { return Err(StoreError::NotFound) };
+        let claim = match claim(to_dir, locked.of(to_dir), to_name) {
+            Ok(claim) => claim,
+            Err(blocked) => return Ok(Tried::Blocked(blocked)),
+        };
+        let from_fd = from.dir.dir_fd(core)?;
+        let to_fd = to_dir.dir_fd(core)?;
+        let old = node.entry_at(core, &from);
+        let to =
+            TreeSpot { dir: Arc::clone(to_dir), name: to_name.into(), replaces: claim.replaces };
+        let new = node.entry_at(core, &to);
+        self.ensure_sidecar(&to_fd, locked.of(to_dir), &new)?;
+        core.backing
+            .rename(&from_fd, &old.name, &to_fd, &new.name, RenameMode::NoReplace)
+            .attempt("rename")?;
+        let left = from.dir.dir()?.names.count();
+        let change = to_dir.dir()?.names.count();
+        {
+            let mut place = node.place.lock();
+            place.home = Home::Tree(to);
+            place.link_seq = change;
+        }
+        if !Arc::ptr_eq(&from.dir, to_dir) {
+            // btrfs would otherwise show the entry in both after a power cut, or in none.
+            locked.of(to_dir).sync_first.push((Arc::clone(&from.dir), left));
+        }
+        let state = locked.of(&from.dir);
+        state.replaces.remove(&node.id());
+        state.sealed_as.remove(&node.id());
+        self.vacate(state, &from, old, left, VacatedBy::Moved);
+        self.claimed(locked.of(to_dir), to_dir, to_name, node.id(), &claim, change);
+        Ok(Tried::Done(()))
+    }
+
+    /// Book-keeping after a claim was used: what died by it goes once that is durable.
+    pub(super) fn claimed(
+        &self,
+        state: &mut DirState<B>,
+        dir: &Arc<Node<B>>,
+        name: &[u8],
+        id: EntryId,
+        claim: &Claim,
+        change: u64,
+    ) {
+        state.vacated.remove(name);
+        match claim.replaces {
+            Some(replaced) => state.replaces.insert(id, replaced),
+            None => state.replaces.remove(&id),
+        };
+        if let Some((dead, kind, replaces)) = claim.dies {
+            state.under.remove(name);
+            state.replaces.remove(&dead);
+            let backing = backing_name(&self.core, dir.id(), dead, kind, replaces, name);
+            self.doom(dir, state, change, name, Doom::Entry { id: dead, kind, backing });
+        }
+    }
+
+    /// Renames a node whose backing entry stays where it is until it is committed.
+    #[allow(clippy::too_many_arguments)]
+    fn rename_in_memory(
+        &self,
+        locked: &mut Locked<'_, B>,
+        node: &Arc<Node<B>>,
+        dir: &Arc<Node<B>>,
+        name: &[u8],
+        to_dir: &Arc<Node<B>>,
+        to_name: &[u8],
+        target: Option<MapEntry>,
+    ) -> Result<()> {
+        if let Some(target) = target {
+            if target.published {
+                let to = locked.of(to_dir);
+                let replaces = to.replaces.get(&target.id).copied();
+                let under = Under::Replaced { id: target.id, kind: target.kind, replaces };
+                to.under.insert(to_name.into(), under);
+            }
+            self.target_replaced(locked, to_dir, to_name, target)?;
+        }
+        let now = self.core.now();
+        let was = locked.of(dir).map_mut().remove(name);
+        if was.is_some_and(|entry| entry.published) {
+            locked.of(dir).under.insert(name.into(), Under::MovedAway(Arc::clone(node)));
+        }
+        locked.of(dir).pending.remove(&node.id());
+        let entry = MapEntry { id: node.id(), kind: node.kind(), published: false, damaged: false };
+        let to = locked.of(to_dir);
+        to.map_mut().insert(to_name, entry);
+        to.pending.insert(node.id(), Arc::clone(node));
+        to.times = Some((now, now));
+        locked.of(dir).times = Some((now, now));
+        node.place.lock().link = Some(Link { dir: Arc::clone(to_dir), name: to_name.into() });
+        self.queue.add(node);
+        Ok(())
+    }
+
+    /// Swaps two names. A small synced intent makes the two native renames one step.
+    fn exchange(
+        &self,
+        dir: &Arc<Node<B>>,
+        name: &[u8],
+        to_dir: &Arc<Node<B>>,
+        to_name: &[u8],
+    ) -> Result<()> {
+        let _alone = self.exchanges.lock();
+        for _ in 0..TRIES {
+            // Both must be where the backing tree shows them.
+            let (a, b) = (self.lookup(dir, name)?, self.lookup(to_dir, to_name)?);
+            if a.id() == b.id() {
+                return Ok(());
+            }
+            if a.file().is_err() && a.dir().is_err() || b.file().is_err() && b.dir().is_err() {
+                return Err(StoreError::NotSupported);
+            }
+            for node in [&a, &b] {
+                self.commit(std::slice::from_ref(node))?;
+                self.sync_path(node)?;
+            }
+            self.settle(dir)?;
+            self.settle(to_dir)?;
+            let mut locked = Locked::lock(self, dir, to_dir)?;
+            let here = locked.of(dir).map().get(name);
+            let there = locked.of(to_dir).map().get(to_name);
+            let (Some(here), Some(there)) = (here, there) else { continue };
+            let bare = !locked.of(dir).under.contains_key(name)
+                && !locked.of(to_dir).under.contains_key(to_name);
+            if here.id != a.id()
+                || there.id != b.id()
+                || !here.published
+                || !there.published
+                || !bare
+            {
+                continue;
+            }
+            return self.exchange_locked(&mut locked, &a, &b);
+        }
+        Err(StoreError::Io {
+            what: "exchange two names that keep changing",
+            source: std::io::Error::from_raw_os_error(libc::EAGAIN),
+        })
+    }
+
+    fn exchange_locked(
+        &self,
+        locked: &mut Locked<'_, B>,
+        a: &Arc<Node<B>>,
+        b: &Arc<Node<B>>,
+    ) -> Result<()> {
+        let core = &self.core;
+        let (Home::Tree(from), Home::Tree(to)) = (clone_home(a), clone_home(b)) else {
+            return Err(StoreError::NotFound);
+        };
+        let a_new = TreeSpot { dir: Arc::clone(&to.dir), name: to.name.clone(), replaces: None };
+        let b_new =
+            TreeSpot { dir: Arc::clone(&from.dir), name: from.name.clone(), replaces: None };
+        let names = [
+            a.entry_at(core, &from),
+            a.entry_at(core, &a_new),
+            b.entry_at(core, &to),
+            b.entry_at(core, &b_new),
+        ];
+        let (from_fd, to_fd) = (from.dir.dir_fd(core)?, to.dir.dir_fd(core)?);
+        self.ensure_sidecar(&to_fd, locked.of(&to.dir), &names[1])?;
+        self.ensure_sidecar(&from_fd, locked.of(&from.dir), &names[3])?;
+        let intent = super::intent::Intent {
+            from_path: self.backing_path(&from.dir),
+            to_path: self.backing_path(&to.dir),
+            a_old: names[0].name.clone(),
+            a_new: names[1].name.clone(),
+            b_old: names[2].name.clone(),
+            b_new: names[3].name.clone(),
+        };
+        intent.write(core)?;
+        let rename = |fd: &B::Dir, old: &[u8], fd2: &B::Dir, new: &[u8]| {
+            core.backing.rename(fd, old, fd2, new, RenameMode::NoReplace).attempt("exchange names")
+        };
+        rename(&from_fd, &names[0].name, &to_fd, &names[1].name)?;
+        rename(&to_fd, &names[2].name, &from_fd, &names[3].name)?;
+        core.backing.sync_dir(&from_fd).attempt("sync a directory")?;
+        core.backing.sync_dir(&to_fd).attempt("sync a directory")?;
+        super::intent::Intent::clear(core)?;
+        for (node, spot) in [(a, &a_new), (b, &b_new)] {
+            let change = spot.dir.dir()?.names.count();
+            let mut place = node.place.lock();
+            place.home = Home::Tree(spot.clone());
+            place.link = Some(Link { dir: Arc::clone(&spot.dir), name: spot.name.clone() });
+            place.link_seq = change;
+        }
+        for (node, old, new, at) in [(a, &from, &a_new, 0), (b, &to, &b_new, 2)] {
+            let state = locked.of(&old.dir);
+            state.replaces.remove(&node.id());
+            state.sealed_as.remove(&node.id());
+            if let Some(sidecar) = &names[at].sidecar {
+                let change = old.dir.dir()?.names.latest();
+                let doom = Doom::Sidecar(sidecar.name.clone());
+                self.doom(&old.dir, state, change, &old.name, doom);
+            }
+            let entry =
+                MapEntry { id: node.id(), kind: node.kind(), published: true, damaged: false };
+            locked.of(&new.dir).map_mut().insert(&new.name, entry);
+            self.changed_names(locked.of(&new.dir));
+        }
+        Ok(())
+    }
+
+    /// The backing names that lead from the vault to `dir`.
+    fn backing_path(&self, dir: &Arc<Node<B>>) -> Vec<Vec<u8>> {
+        let mut path = Vec::new();
+        let mut at = Arc::clone(dir);
+        while let Home::Tree(spot) = clone_home(&at) {
+            path.push(at.sealed_name(&self.core, &spot));
+            at = spot.dir;
+        }
+        path.reverse();
+        path
+    }
+
+    /// Writes and syncs the sidecar of a long name, if it has one: before the name itself appears.
+    pub(super) fn ensure_sidecar(
+        &self,
+        fd: &B::Dir,
+        state: &mut DirState<B>,
+        backing: &BackingName,
+    ) -> Result<()> {
+        let Some(sidecar) = &backing.sidecar else { return Ok(()) };
+        state
+            .doomed
+            .retain(|doomed| !matches!(&doomed.what, Doom::Sidecar(name) if *name == sidecar.name));
+        let core = &self.core;
+        let temp_name = temp_file_name(&*core.entropy);
+        let temp =
+            core.backing.create_temp(&core.tmp, &temp_name, 0o600).attempt("create a sidecar")?;
+        temp.write_at(0, &sidecar.content).attempt("write a sidecar")?;
+        temp.sync().attempt("sync a sidecar")?;
+        core.backing
+            .rename(&core.tmp, &temp_name, fd, &sidecar.name, RenameMode::Replace)
+            .attempt("place a sidecar")
+    }
+
+    /// Does what is due in a directory: syncs it and removes what died by now durable changes.
+    pub(super) fn settle(&self, dir: &Arc<Node<B>>) -> Result<()> {
+        let body = dir.dir()?;
+        // Removing an entry may leave a sidecar or layers, which wait for the removal in turn.
+        for _ in 0..TRIES {
+            let latest = {
+                let state = body.state.lock();
+                if state.doomed.is_empty() || state.removed {
+                    break;
+                }
+                body.names.latest()
+            };
+            dir.sync_names(&self.core, latest)?;
+            let mut state = body.state.lock();
+            if state.removed {
+                break;
+            }
+            let upto = body.names.upto();
+            let mut seen: Vec<Box<[u8]>> = Vec::new();
+            let mut due = Vec::new();
+            for doomed in std::mem::take(&mut state.doomed) {
+                let is_entry = matches!(doomed.what, Doom::Entry { .. });
+                // Of two dead entries of one name the later one hides the earlier one: the earlier
+                // must be gone for good before.
+                if doomed.change > upto || (is_entry && seen.contains(&doomed.name)) {
+                    state.doomed.push(doomed);
+                    continue;
+                }
+                if is_entry {
+                    seen.push(doomed.name.clone());
+                }
+                due.push(doomed);
+            }
+            for doomed in due {
+                self.remove_doomed(dir, &mut state, doomed);
+            }
+        }
+        let clean = body.state.lock().doomed.is_empty();
+        if clean {
+            self.queue.settled(dir.id());
+        }
+        Ok(())
+    }
+
+    fn remove_doomed(&self, dir: &Arc<Node<B>>, state: &mut DirState<B>, doomed: Doomed) {
+        let core = &self.core;
+        let done = match doomed.what {
+            Doom::Entry { id, kind, backing } => {
+                self.remove_dead(dir, state, &doomed.name, id, kind, &backing)
+            }
+            Doom::Sidecar(name) => dir
+                .dir_fd(core)
+                .and_then(|fd| core.backing.unlink(&fd, &name).attempt("remove a sidecar")),
+            Doom::AllLayers(entry) => self.remove_layers(entry, None),
+            Doom::Layers(entry, ids) => self.remove_layers(entry, Some(&ids)),
+        };
+        match done {
+            Err(error) if !error.is_missing() => left_behind("a replaced object", &error),
+            _ => {}
+        }
+    }
+
+    fn remove_dead(
+        &self,
+        dir: &Arc<Node<B>>,
+        state: &mut DirState<B>,
+        name: &[u8],
+        id: EntryId,
+        kind: EntryKind,
+        backing: &BackingName,
+    ) -> Result<()> {
+        let core = &self.core;
+        let fd = dir.dir_fd(core)?;
+        if kind == EntryKind::Dir {
+            core.backing.rmdir(&fd, &backing.name).attempt("remove a replaced directory")?;
+        } else {
+            let live = self.nodes.get(id);
+            if let Some(node) = live.as_ref().filter(|node| has_handles(node)) {
+                let ghost = temp_file_name(&*core.entropy);
+                core.backing
+                    .rename(&fd, &backing.name, &core.tmp, &ghost, RenameMode::NoReplace)
+                    .attempt("keep a replaced file that is open")?;
+                let left = dir.dir()?.names.latest() + 1;
+                node.place.lock().home =
+                    Home::Ghost(Ghost { name: ghost, from: Some((Arc::clone(dir), left)) });
+            } else {
+                let layered = core
+                    .backing
+                    .stat(&fd, crate::backing::At::Name(&backing.name))
+                    .is_ok_and(|stat| core.geometry.classify(stat.len) == LengthClass::Mapped);
+                core.backing.unlink(&fd, &backing.name).attempt("remove a replaced file")?;
+                if let Some(node) = live {
+                    node.place.lock().home = Home::Gone;
+                    self.discard(&node);
+                }
+                if layered {
+                    let change = dir.dir()?.names.latest() + 1;
+                    self.doom(dir, state, change, name, Doom::AllLayers(id));
+                }
+            }
+        }
+        let change = dir.dir()?.names.count();
+        if let Some(sidecar) = &backing.sidecar {
+            self.doom(dir, state, change, name, Doom::Sidecar(sidecar.name.clone()));
+        }
+        Ok(())
+    }
+
+    /// Removes older layers of a file: all of them, or these.
+    pub(super) fn remove_layers(
+        &self,
+        entry: EntryId,
+        only: Option<&[crate::format::ObjectId]>,
+    ) -> Result<()> {
+        let core = &self.core;
+        let names: Vec<Vec<u8>> = match only {
+            Some(ids) => ids.iter().map(|id| crate::format::layer_file_name(entry, *id)).collect(),
+            None => core
+                .backing
+                .list(&core.layers)
+                .attempt("read the layers")?
+                .into_iter()
+                .map(|raw| raw.name)
+                .filter(|name| {
+                    crate::format::parse_layer_file_name(name).is_some_and(|(of, _)| of == entry)
+                })
+                .collect(),
+        };
+        for name in names {
+            match core.backing.unlink(&core.layers, &name) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(error).attempt("remove an older layer");
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Repeats `op` until it is done, making room for it in between.
+    pub(super) fn try_until<T>(&self, mut op: impl FnMut() -> Result<Tried<B, T>>) -> Result<T> {
+        for _ in 0..TRIES {
+            match op()? {
+                Tried::Done(done) => return Ok(done),
+                Tried::Blocked(Blocked::Sync(dir, change)) => dir.sync_names(&self.core, change)?,
+                Tried::Blocked(Blocked::Commit(node)) => {
+                    self.commit(std::slice::from_ref(&node))?
+                }
+                Tried::Blocked(Blocked::Settle(dir)) => self.settle(&dir)?,
+                Tried::Blocked(Blocked::Again) => {}
+            }
+        }
+        Err(StoreError::Io {
+            what: "change a name that keeps changing",
+            source: std::io::Error::from_raw_os_error(libc::EAGAIN),
+        })
+    }
+
+    pub(super) fn lock_dir<'a>(
+        &self,
+        dir: &'a Arc<Node<B>>,
+    ) -> Result<MutexGuard<'a, DirState<B>>> {
+        let fresh = dir.dir()?.handles.load(Ordering::Relaxed) == 0 && !dir.is_dir_loaded();
+        let state = dir.lock_dir(&self.core)?;
+        if fresh {
+            self.cache.note_loaded(dir, state.map().len());
+            if !state.doomed.is_empty() {
+                self.queue.unsettle(dir);
+            }
+        }
+        Ok(state)
+    }
+
+    fn check_change(&self, name: &[u8]) -> Result<()> {
+        if self.core.options.read_only {
+            return Err(StoreError::ReadOnly);
+        }
+        check_name(name)
+    }
+}
+
+enum MoveNow {
+    Yes,
+    AfterCommit,
+    WithCommit,
+}
+
+/// The right to `name` in `dir`, or what must be done before anybody can have it.
+pub(super) fn claim<B: Backing>(
+    dir: &Arc<Node<B>>,
+    state: &mut DirState<B>,
+    name: &[u8],
+) -> std::result::Result<Claim, Blocked<B>> {
+    match state.under.get(name) {
+        Some(Under::MovedAway(node)) => return Err(Blocked::Commit(Arc::clone(node))),
+        Some(Under::Replaced { id, kind, replaces }) => {
+            return Ok(Claim { replaces: Some(*id), dies: Some((*id, *kind, *replaces)) });
+        }
+        None => {}
+    }
+    match state.vacated.get(name) {
+        Some(Vacated { by: VacatedBy::Removed(id), .. }) => {
+            Ok(Claim { replaces: Some(*id), dies: None })
+        }
+        Some(Vacated { by: VacatedBy::Moved, change }) => {
+            Err(Blocked::Sync(Arc::clone(dir), *change))
+        }
+        None => Ok(Claim { replaces: None, dies: None }),
+    }
+}
+
+/// A copy of where the node's entry is.
+pub(super) fn clone_home<B: Backing>(node: &Node<B>) -> Home<B> {
+    match &node.place.lock().home {
+        Home::Tree(spot) => Home::Tree(spot.clone()),
+        Home::Ghost(ghost) => Home::Ghost(ghost.clone()),
+        Home::Pending => Home::Pending,
+        Home::Root => Home::Root,
+        Home::Damaged { dir, name } => Home::Damaged { dir: Arc::clone(dir), name: name.clone() },
+        Home::Gone => Home::Gone,
+    }
+}
+
+/// Whether anybody has the file open.
+pub(super) fn has_handles<B: Backing>(node: &Node<B>) -> bool {
+    node.file().is_ok_and(|body| {
+        let state = body.state.read();
+        state.readers + state.writers > 0
+    })
+}
+
+fn check_name(name: &[u8]) -> Result<()> {
+    match name.len() {
+        1..=255 if !name.contains(&0) && !name.contains(&b'/') && name != b"." && name != b".." => {
+            Ok(())
+        }
+        256.. => Err(StoreError::NameTooLong),
+        _ => Err(StoreError::InvalidArgument),
+    }
+}

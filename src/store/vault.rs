@@ -1,0 +1,303 @@
+//! `vault.toml` and the skeleton around it, on the disk: made whole or not at all, read, replaced.
+//! What the bytes of `vault.toml` mean is `format`'s business; nothing here knows a key.
+//!
+//! # A vault appears in one step
+//! Everything is built in `.akasha.new`, synced from the leaves up, and renamed to `.akasha`: that rename is the
+//! birth of the vault. A crash before it leaves `.akasha.new`, which the next [`create`] takes over. The lock file of the
+//! skeleton is locked while it is built and goes along with the rename, so that two creators cannot mix.
+//!
+//! # The password changes in one step
+//! The new `vault.toml` is written beside the old one, synced, renamed over it. The temporary is locked from before the
+//! old content is read, so that of two changes at once none is lost.
+
+use std::io;
+
+use crate::backing::{Backing, FileKind, PublishedFile, RenameMode, TempFile};
+
+/// The control directory.
+pub const CONTROL_DIR: &[u8] = b".akasha";
+/// The control directory while it is being built.
+const CONTROL_DIR_NEW: &[u8] = b".akasha.new";
+/// The configuration.
+pub const CONFIG_FILE: &[u8] = b"vault.toml";
+/// The next configuration while it is being written.
+const CONFIG_FILE_NEW: &[u8] = b"vault.toml.new";
+/// Locked by who mounts.
+pub const LOCK_FILE: &[u8] = b"lock";
+/// Directories of the skeleton.
+const SUBDIRS: [&[u8]; 3] = [b"tmp", b"layers", b"inodes"];
+
+/// Longest `vault.toml`, in bytes.
+pub const CONFIG_MAX_LEN: u64 = 64 << 10;
+/// Longest note about who mounts that is shown, in bytes.
+const NOTE_MAX_LEN: u64 = 200;
+
+const DIR_MODE: u32 = 0o700;
+const CONFIG_MODE: u32 = 0o600;
+
+/// Why a vault's configuration cannot be made, read or replaced.
+#[derive(Debug, thiserror::Error)]
+pub enum VaultError {
+    /// There is no `.akasha/vault.toml`.
+    #[error("not a vault")]
+    NotAVault,
+    /// There is a vault already.
+    #[error("a vault already")]
+    Exists,
+    /// The directory holds something that is not ours.
+    #[error("the directory is not empty")]
+    NotEmpty,
+    /// Somebody else is making the vault or changing its configuration.
+    #[error("the vault is being changed by another process")]
+    Busy,
+    /// What is there cannot be a vault's.
+    #[error("{0}")]
+    Damaged(&'static str),
+    /// A system call failed.
+    #[error("{what}")]
+    Io {
+        /// What was attempted.
+        what: &'static str,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+}
+
+type Result<T> = std::result::Result<T, VaultError>;
+
+trait Attempt<T> {
+    fn attempt(self, what: &'static str) -> Result<T>;
+}
+
+impl<T> Attempt<T> for io::Result<T> {
+    fn attempt(self, what: &'static str) -> Result<T> {
+        self.map_err(|source| VaultError::Io { what, source })
+    }
+}
+
+/// Whether [`create`] can make a vault in the directory of `backing`.
+///
+/// # Errors
+/// [`VaultError::Exists`], [`VaultError::NotEmpty`]; `Io`.
+pub fn check_vacant<B: Backing>(backing: &B) -> Result<()> {
+    let root = backing.root().attempt("open the vault's directory")?;
+    let names = backing.list(&root).attempt("list the vault's directory")?;
+    if names.iter().any(|entry| entry.name == CONTROL_DIR) {
+        return Err(VaultError::Exists);
+    }
+    if names.iter().any(|entry| entry.name != CONTROL_DIR_NEW || entry.kind != FileKind::Dir) {
+        return Err(VaultError::NotEmpty);
+    }
+    Ok(())
+}
+
+/// Makes a vault with `config` as its `vault.toml`. Visible and durable on return, in one step; the directory's own
+/// name is the caller's business.
+///
+/// # Errors
+/// As [`check_vacant`]; [`VaultError::Busy`] if another process is doing the same.
+pub fn create<B: Backing>(backing: &B, config: &[u8]) -> Result<()> {
+    check_vacant(backing)?;
+    let root = backing.root().attempt("open the vault's directory")?;
+    match backing.mkdir(&root, CONTROL_DIR_NEW, DIR_MODE) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(source) => return Err(VaultError::Io { what: "make the control directory", source }),
+    }
+    let control = match backing.open_dir(&root, CONTROL_DIR_NEW) {
+        Ok(dir) => dir,
+        // Another creator finished between our two calls.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(VaultError::Busy),
+        Err(source) => return Err(VaultError::Io { what: "open the control directory", source }),
+    };
+    let lock = lock_file(backing, &control, LOCK_FILE)?;
+    // The lock may be on a directory that its creator has renamed since: then it is a vault.
+    if !exists(backing, &root, CONTROL_DIR_NEW)? {
+        return Err(VaultError::Busy);
+    }
+    if let Err(error) = build(backing, &control, config) {
+        // Best effort: what stays is taken over by the next attempt.
+        let _ = clear(backing, &control);
+        let _ = backing.unlink(&control, LOCK_FILE);
+        let _ = backing.rmdir(&root, CONTROL_DIR_NEW);
+        return Err(error);
+    }
+    // From here on nothing is taken back: the vault may be visible, and then it is whole.
+    publish(backing, &root, CONTROL_DIR_NEW, CONTROL_DIR).attempt("publish the vault")?;
+    backing.sync_dir(&root).attempt("sync the vault's directory")?;
+    drop(lock);
+    Ok(())
+}
+
+/// Fills the control directory and syncs it from the leaves up.
+fn build<B: Backing>(backing: &B, control: &B::Dir, config: &[u8]) -> Result<()> {
+    clear(backing, control)?;
+    for name in SUBDIRS {
+        backing.mkdir(control, name, DIR_MODE).attempt("make a control directory")?;
+        let dir = backing.open_dir(control, name).attempt("open a control directory")?;
+        backing.sync_dir(&dir).attempt("sync a control directory")?;
+    }
+    let file =
+        backing.create_temp(control, CONFIG_FILE, CONFIG_MODE).attempt("create vault.toml")?;
+    file.write_at(0, config).attempt("write vault.toml")?;
+    file.sync().attempt("sync vault.toml")?;
+    backing.sync_dir(control).attempt("sync the control directory")
+}
+
+/// Renames a directory without replacing anything. Where the filesystem cannot promise that, plain rename does: it
+/// replaces a directory only if that is empty, and `.akasha` never is.
+fn publish<B: Backing>(backing: &B, dir: &B::Dir, from: &[u8], to: &[u8]) -> io::Result<()> {
+    match backing.rename(dir, from, dir, to, RenameMode::NoReplace) {
+        Err(error) if is_unsupported(&error) => {
+            backing.rename(dir, from, dir, to, RenameMode::Replace)
+        }
+        result => result,
+    }
+}
+
+fn is_unsupported(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOSYS | libc::EOPNOTSUPP))
+}
+
+/// Removes what an earlier attempt left, but for the lock file, which we hold.
+fn clear<B: Backing>(backing: &B, control: &B::Dir) -> Result<()> {
+    for entry in backing.list(control).attempt("list the unfinished vault")? {
+        let removed = match entry.kind {
+            _ if entry.name == LOCK_FILE => Ok(()),
+            FileKind::Dir => backing.rmdir(control, &entry.name),
+            FileKind::File | FileKind::Other => backing.unlink(control, &entry.name),
+        };
+        removed.attempt("remove what an unfinished init left")?;
+    }
+    Ok(())
+}
+
+/// The bytes of `vault.toml`, at most [`CONFIG_MAX_LEN`], of which nothing is believed yet.
+///
+/// # Errors
+/// [`VaultError::NotAVault`] if it is not there; [`VaultError::Damaged`] if it is something else or too long.
+pub fn read_config<B: Backing>(backing: &B) -> Result<Vec<u8>> {
+    read_config_in(backing, &open_control(backing)?)
+}
+
+fn read_config_in<B: Backing>(backing: &B, control: &B::Dir) -> Result<Vec<u8>> {
+    let file = match backing.open(control, CONFIG_FILE) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(VaultError::NotAVault),
+        Err(error) if is_wrong_kind(&error) => {
+            return Err(VaultError::Damaged("vault.toml is not a regular file"));
+        }
+        Err(source) => return Err(VaultError::Io { what: "open vault.toml", source }),
+    };
+    let len = file.stat().attempt("stat vault.toml")?.len;
+    if len > CONFIG_MAX_LEN {
+        return Err(VaultError::Damaged("vault.toml is longer than 64 KiB"));
+    }
+    if len == 0 {
+        return Err(VaultError::Damaged("vault.toml is empty"));
+    }
+    let mut bytes = vec![0; usize::try_from(len).expect("at most 64 KiB")];
+    file.read_at(0, &mut bytes).attempt("read vault.toml")?;
+    Ok(bytes)
+}
+
+/// Replaces `vault.toml` by what `change` makes of its present bytes. Durable on return; a crash leaves the old or the
+/// new one.
+///
+/// # Errors
+/// What `change` gives, unchanged; as [`read_config`]; [`VaultError::Busy`] if another process is doing the same.
+pub fn replace_config<B: Backing, E: From<VaultError>>(
+    backing: &B,
+    change: impl FnOnce(&[u8]) -> std::result::Result<Vec<u8>, E>,
+) -> std::result::Result<(), E> {
+    let control = open_control(backing)?;
+    // Read once before the temporary appears, so that a directory which is no vault stays as it is.
+    read_config_in(backing, &control)?;
+    let lock = lock_file(backing, &control, CONFIG_FILE_NEW)?;
+    // The lock may be on a temporary that its owner has renamed since.
+    if !exists(backing, &control, CONFIG_FILE_NEW)? {
+        return Err(VaultError::Busy.into());
+    }
+    let replaced = read_config_in(backing, &control)
+        .map_err(E::from)
+        .and_then(|old| change(&old))
+        .and_then(|new| write_config(backing, &control, &new).map_err(E::from));
+    if replaced.is_err() {
+        let _ = backing.unlink(&control, CONFIG_FILE_NEW);
+    }
+    drop(lock);
+    replaced
+}
+
+/// Writes the locked temporary, syncs it and renames it over `vault.toml`.
+fn write_config<B: Backing>(backing: &B, control: &B::Dir, bytes: &[u8]) -> Result<()> {
+    let mode = crate::backing::AttrChange { mode: Some(CONFIG_MODE), ..Default::default() };
+    let file = backing.open_temp(control, CONFIG_FILE_NEW).attempt("open the new vault.toml")?;
+    file.set_len(0).attempt("empty the new vault.toml")?;
+    file.set_attr(&mode).attempt("set the mode of the new vault.toml")?;
+    file.write_at(0, bytes).attempt("write the new vault.toml")?;
+    file.sync().attempt("sync the new vault.toml")?;
+    backing
+        .rename(control, CONFIG_FILE_NEW, control, CONFIG_FILE, RenameMode::Replace)
+        .attempt("publish the new vault.toml")?;
+    backing.sync_dir(control).attempt("sync the control directory")
+}
+
+/// Tries to lock the vault as who mounts it read-write does, and lets go at once: whether anybody holds it.
+///
+/// # Errors
+/// [`VaultError::NotAVault`]; `Io`.
+pub fn is_locked<B: Backing>(backing: &B) -> Result<bool> {
+    let control = open_control(backing)?;
+    match lock_file(backing, &control, LOCK_FILE) {
+        Ok(_) => Ok(false),
+        Err(VaultError::Busy) => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
+/// What the lock file says about its holder: printable, one line; `None` if nothing. Written by whoever can write the
+/// vault: for showing only.
+pub fn lock_note<B: Backing>(backing: &B) -> Option<String> {
+    let control = backing.open_dir(&backing.root().ok()?, CONTROL_DIR).ok()?;
+    let file = backing.open(&control, LOCK_FILE).ok()?;
+    let len = file.stat().ok()?.len.min(NOTE_MAX_LEN);
+    let mut bytes = vec![0; usize::try_from(len).ok()?];
+    file.read_at(0, &mut bytes).ok()?;
+    let text = String::from_utf8_lossy(&bytes);
+    let line: String = text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    (!line.is_empty()).then_some(line)
+}
+
+fn open_control<B: Backing>(backing: &B) -> Result<B::Dir> {
+    let root = backing.root().attempt("open the vault's directory")?;
+    match backing.open_dir(&root, CONTROL_DIR) {
+        Ok(control) => Ok(control),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(VaultError::NotAVault),
+        Err(error) if is_wrong_kind(&error) => Err(VaultError::NotAVault),
+        Err(source) => Err(VaultError::Io { what: "open the control directory", source }),
+    }
+}
+
+fn lock_file<B: Backing>(backing: &B, dir: &B::Dir, name: &[u8]) -> Result<B::Lock> {
+    match backing.lock(dir, name, true) {
+        Ok(lock) => Ok(lock),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(VaultError::Busy),
+        Err(source) => Err(VaultError::Io { what: "lock the vault", source }),
+    }
+}
+
+fn exists<B: Backing>(backing: &B, dir: &B::Dir, name: &[u8]) -> Result<bool> {
+    match backing.stat(dir, crate::backing::At::Name(name)) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(source) => Err(VaultError::Io { what: "stat the unfinished change", source }),
+    }
+}
+
+/// What the seam says of a thing that is there but not of the expected kind. EIO is a fifo or a device: no disk fails
+/// to open so reliably that the difference matters here.
+fn is_wrong_kind(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ELOOP | libc::ENOTDIR | libc::EISDIR))
+}
