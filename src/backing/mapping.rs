@@ -300,9 +300,9 @@ mod tests {
                         file.write_all(&[9; 4 * PAGE]).unwrap();
                         let mapping = FileMapping::new(file.as_fd(), 4 * PAGE as u64).unwrap();
                         file.set_len(0).unwrap();
-                        let mut out = [1; 3 * PAGE];
+                        let mut out = vec![1; 3 * PAGE];
                         mapping.copy_out(0, &mut out).unwrap_err();
-                        assert_eq!(out, [0; 3 * PAGE]);
+                        assert!(out.iter().all(|byte| *byte == 0));
                     }
                 });
             }

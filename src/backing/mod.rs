@@ -21,6 +21,7 @@ pub mod inherited;
 mod mapping;
 mod os_disk;
 pub mod process;
+mod sim_disk;
 pub mod unmount;
 
 use std::io;
@@ -28,6 +29,9 @@ use std::io;
 use crate::clock::Timestamp;
 
 pub use os_disk::OsDisk;
+pub use sim_disk::{
+    CallKind, Counters, CrashRule, SimDir, SimDisk, SimFile, SimLock, SimMapping, SimTemp,
+};
 
 /// What kind of thing a name in a directory is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -269,4 +273,29 @@ pub trait Backing: Send + Sync + 'static {
     fn write_note(&self, lock: &Self::Lock, note: &[u8]) -> io::Result<()>;
     /// Whether files can be given to other owners and modes do not bind this process (it is root).
     fn is_privileged(&self) -> bool;
+}
+
+/// `NAME_MAX` of Linux, in bytes.
+const NAME_LEN_MAX: usize = 255;
+
+/// One name is one component: no call takes a path.
+///
+/// # Errors
+/// `EINVAL` for the empty name, `.`, `..`, a slash or a NUL; `ENAMETOOLONG`.
+fn check_name(name: &[u8]) -> io::Result<()> {
+    let errno = match name {
+        b"" | b"." | b".." => libc::EINVAL,
+        name if name.iter().any(|byte| matches!(byte, b'/' | 0)) => libc::EINVAL,
+        name if name.len() > NAME_LEN_MAX => libc::ENAMETOOLONG,
+        _ => return Ok(()),
+    };
+    Err(io::Error::from_raw_os_error(errno))
+}
+
+/// `UnexpectedEof` unless `offset..offset + len` is within `total`.
+fn check_range(total: u64, offset: u64, len: u64) -> io::Result<()> {
+    match offset.checked_add(len) {
+        Some(end) if end <= total => Ok(()),
+        _ => Err(io::ErrorKind::UnexpectedEof.into()),
+    }
 }

@@ -181,7 +181,7 @@ mod tests {
     fn entry(id: u64) -> MapEntry {
         MapEntry {
             id: EntryId::from_raw(id).unwrap(),
-            kind: if id % 3 == 0 { EntryKind::Dir } else { EntryKind::File },
+            kind: if id.is_multiple_of(3) { EntryKind::Dir } else { EntryKind::File },
             published: true,
             damaged: false,
         }

@@ -176,7 +176,7 @@ impl<B: Backing> Node<B> {
             let rest = &data[at..];
             if skip == 0 && rest.len() as u64 >= block_len {
                 let full = &rest[..rest.len() / core.block_len() * core.block_len()];
-                self.write_full(core, body, block, full)?;
+                write_full(core, body, block, full)?;
                 at += full.len();
             } else {
                 let len = rest.len().min(core.block_len() - skip);
@@ -184,38 +184,6 @@ impl<B: Backing> Node<B> {
                 at += len;
             }
         }
-        Ok(())
-    }
-
-    /// Whole blocks: sealed at once when they are many, else kept in memory.
-    fn write_full(
-        self: &Arc<Self>,
-        core: &Arc<Core<B>>,
-        body: &FileBody<B>,
-        block: u64,
-        plain: &[u8],
-    ) -> Result<()> {
-        let count = (plain.len() / core.block_len()) as u64;
-        let whole_is_small = {
-            let state = body.state.read();
-            let edit = state.open.as_ref().expect("the gate keeps the open edit");
-            edit.layer.is_none()
-                && edit.size.max((block + count) * core.geometry.block_len()) <= core.small_len()
-        };
-        if count < DIRECT_BLOCKS || whole_is_small {
-            let mut state = body.state.write();
-            let edit = state.open.as_mut().expect("the gate keeps the open edit");
-            for (i, content) in plain.chunks(core.block_len()).enumerate() {
-                edit.put(block + i as u64, Block::copy_of(content));
-            }
-            return Ok(());
-        }
-        let (layer, identity) = edit_layer(core, body)?;
-        let slot = seal_blocks(&layer, identity, block, plain)?;
-        let mut state = body.state.write();
-        let edit = state.open.as_mut().expect("the gate keeps the open edit");
-        edit.identity &= slot == block;
-        edit.set_sealed(block, count, slot);
         Ok(())
     }
 
@@ -456,6 +424,37 @@ fn edit_layer<B: Backing>(
     let edit = state.open.as_mut().expect("the gate keeps the open edit");
     let layer = Arc::clone(edit.layer.get_or_insert(fresh));
     Ok((layer, edit.identity))
+}
+
+/// Whole blocks: sealed at once when they are many, else kept in memory.
+fn write_full<B: Backing>(
+    core: &Arc<Core<B>>,
+    body: &FileBody<B>,
+    block: u64,
+    plain: &[u8],
+) -> Result<()> {
+    let count = (plain.len() / core.block_len()) as u64;
+    let whole_is_small = {
+        let state = body.state.read();
+        let edit = state.open.as_ref().expect("the gate keeps the open edit");
+        edit.layer.is_none()
+            && edit.size.max((block + count) * core.geometry.block_len()) <= core.small_len()
+    };
+    if count < DIRECT_BLOCKS || whole_is_small {
+        let mut state = body.state.write();
+        let edit = state.open.as_mut().expect("the gate keeps the open edit");
+        for (i, content) in plain.chunks(core.block_len()).enumerate() {
+            edit.put(block + i as u64, Block::copy_of(content));
+        }
+        return Ok(());
+    }
+    let (layer, identity) = edit_layer(core, body)?;
+    let slot = seal_blocks(&layer, identity, block, plain)?;
+    let mut state = body.state.write();
+    let edit = state.open.as_mut().expect("the gate keeps the open edit");
+    edit.identity &= slot == block;
+    edit.set_sealed(block, count, slot);
+    Ok(())
 }
 
 /// Seals runs of consecutive blocks; returns (block, count, slot) of each.

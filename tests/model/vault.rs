@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use akasha::backing::OsDisk;
+use akasha::backing::SimDisk;
 use akasha::clock::{Clock, Timestamp};
 use akasha::crypto::Cipher;
 use akasha::entropy::SeededEntropy;
@@ -13,7 +13,7 @@ use akasha::format::config::{self, ConfigParams, KdfParams};
 use akasha::store::{Store, StoreOptions, vault};
 
 /// The disk of the vault.
-pub type Disk = OsDisk;
+pub type Disk = SimDisk;
 
 /// A clock that the test moves.
 struct TestClock {
@@ -35,7 +35,7 @@ impl Clock for TestClock {
 
 /// A vault and what is needed to mount it again.
 pub struct TestVault {
-    dir: tempfile::TempDir,
+    disk: SimDisk,
     seed: u64,
     mounts: u64,
     clock: Arc<TestClock>,
@@ -44,17 +44,17 @@ pub struct TestVault {
 impl TestVault {
     /// A fresh, empty vault; everything random in it comes from `seed`.
     pub fn new(seed: u64) -> Self {
-        let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
-        let disk = OsDisk::open(dir.path()).unwrap();
+        let clock = Arc::new(TestClock { secs: AtomicU64::new(0), ticks: AtomicU64::new(0) });
+        let disk = SimDisk::with_clock(clock.clone());
         let params = ConfigParams {
             cipher: Cipher::ALL[(seed % 3) as usize],
-            geometry: Geometry::new(12).unwrap(),
+            geometry: Geometry::new(12).expect("a test vault works"),
             kdf: KdfParams { memory_kib: 19 << 10, passes: 2, lanes: 1 },
         };
-        let (bytes, _) = config::create(b"p", &params, 0, &SeededEntropy::new(seed)).unwrap();
-        vault::create(&disk, &bytes).unwrap();
-        let clock = TestClock { secs: AtomicU64::new(0), ticks: AtomicU64::new(0) };
-        TestVault { dir, seed, mounts: 0, clock: Arc::new(clock) }
+        let (bytes, _) = config::create(b"p", &params, 0, &SeededEntropy::new(seed))
+            .expect("a test vault works");
+        vault::create(&disk, &bytes).expect("a test vault works");
+        TestVault { disk, seed, mounts: 0, clock }
     }
 
     /// Lets the clock of the next mounts and of this one go on.
@@ -64,12 +64,14 @@ impl TestVault {
 
     /// Mounts it; the store mounted before was closed.
     pub fn mount(&mut self) -> Arc<Store<Disk>> {
-        let disk = OsDisk::open(self.dir.path()).unwrap();
-        let open = config::open(&vault::read_config(&disk).unwrap(), b"p").unwrap();
+        let disk = self.disk.clone();
+        let open = config::open(&vault::read_config(&disk).expect("a test vault works"), b"p")
+            .expect("a test vault works");
         self.mounts += 1;
         let entropy = SeededEntropy::new(self.seed ^ (self.mounts << 32) ^ 0x5eed);
         let clock: Arc<dyn Clock> = self.clock.clone();
         let options = StoreOptions::default();
-        Store::open(Arc::new(disk), open, options, Arc::new(entropy), clock).unwrap()
+        Store::open(Arc::new(disk), open, options, Arc::new(entropy), clock)
+            .expect("a test vault works")
     }
 }

@@ -1,0 +1,518 @@
+//! A disk in memory that forgets what was not synced, fails on demand and can lie: the power cut as an
+//! ordinary unit test.
+//!
+//! [`SimDisk::crash`] gives the disk that a machine would find after a power cut, under a
+//! [`CrashRule`]. A test runs its workload once to learn [`SimDisk::operations`], then again for each `n`
+//! with [`SimDisk::cut_at`], and opens what survived. Everything is deterministic: no clock, no
+//! randomness but the seed of the rule.
+//!
+//! What is modelled beyond the promises of [`Backing`], because filesystems do it: an fsync that
+//! carries other names along ([`CrashRule::Journal`]), or only one inode's
+//! ([`CrashRule::PerDirectory`]); names that are durable before the bytes of their file; a length
+//! apart from its bytes; a torn page; a failed sync after which the pages are clean and lost. Not
+//! modelled: bit rot, and versions of a page between two writes without a sync.
+
+mod crash;
+mod faults;
+mod handles;
+mod log;
+mod pages;
+mod tree;
+
+use std::io;
+use std::sync::Arc;
+
+use parking_lot::{Mutex, MutexGuard};
+
+pub use crash::CrashRule;
+pub use faults::{CallKind, Counters};
+pub use handles::{SimDir, SimFile, SimLock, SimMapping, SimTemp};
+
+use self::faults::{Answer, Faults};
+use self::pages::{FileBytes, PAGE_LEN};
+use self::tree::{Body, Ino, Locked, Names, READ, READ_WRITE, ROOT, SEARCH, Tree, errno};
+use super::{At, AttrChange, Backing, FileKind, RawEntry, RenameMode, SpaceStat, Stat, check_name};
+use crate::clock::{Clock, Timestamp};
+
+/// The first time that a disk without a clock shows; a millisecond passes with each call.
+const FIRST_SECOND: i64 = 1_700_000_000;
+
+/// Length limit of files, as on ext4 with 4 KiB blocks.
+const FILE_LEN_MAX: u64 = 1 << 44;
+
+/// A simulated disk. Clones are handles of the same one.
+#[derive(Clone)]
+pub struct SimDisk {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    clock: Option<Arc<dyn Clock>>,
+}
+
+struct State {
+    tree: Tree,
+    faults: Faults,
+    ticks: u64,
+}
+
+impl Shared {
+    /// Counts the call; fails it if the power is off or a fault is planned.
+    fn enter(&self, kind: CallKind, name: &[u8]) -> io::Result<MutexGuard<'_, State>> {
+        let mut state = self.state.lock();
+        state.ticks += 1;
+        state.faults.enter(kind, name)?;
+        Ok(state)
+    }
+
+    /// As [`Shared::enter`] for the syncs: `None` if the disk lies. A failure that is not the power's
+    /// runs `lose`.
+    fn enter_sync(
+        &self,
+        kind: CallKind,
+        lose: impl FnOnce(&mut Tree),
+    ) -> io::Result<Option<MutexGuard<'_, State>>> {
+        let mut state = self.state.lock();
+        state.ticks += 1;
+        match state.faults.enter(kind, b"") {
+            Ok(Answer::Honest) => Ok(Some(state)),
+            Ok(Answer::Lie) => Ok(None),
+            Err(error) => {
+                if !state.faults.is_off {
+                    lose(&mut state.tree);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn now(&self, state: &State) -> Timestamp {
+        self.clock.as_ref().map_or_else(
+            || Timestamp {
+                secs: FIRST_SECOND + (state.ticks / 1000).cast_signed(),
+                nanos: (state.ticks % 1000) as u32 * 1_000_000,
+            },
+            |clock| clock.now(),
+        )
+    }
+}
+
+impl Default for SimDisk {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl SimDisk {
+    /// An empty disk: privileged, with exchange, without limits, honest.
+    pub fn new() -> SimDisk {
+        SimDisk::build(None)
+    }
+
+    /// An empty disk whose times are those of `clock`.
+    pub fn with_clock(clock: Arc<dyn Clock>) -> SimDisk {
+        SimDisk::build(Some(clock))
+    }
+
+    fn build(clock: Option<Arc<dyn Clock>>) -> SimDisk {
+        let start = Timestamp { secs: FIRST_SECOND, nanos: 0 };
+        let now = clock.as_ref().map_or(start, |clock| clock.now());
+        let state = State { tree: Tree::new(now), faults: Faults::default(), ticks: 0 };
+        SimDisk { shared: Arc::new(Shared { state: Mutex::new(state), clock }) }
+    }
+
+    /// The disk that is found after a power cut now. It keeps limits, privileges and lies; it has no
+    /// planned faults, no cut, no locks, and counts from 0. This disk goes on as it was.
+    #[must_use]
+    pub fn crash(&self, rule: &CrashRule) -> SimDisk {
+        let state = self.shared.state.lock();
+        let faults = Faults::lying(state.faults.lies.clone());
+        let tree = crash::survivors(&state.tree, *rule);
+        let state = State { tree, faults, ticks: state.ticks };
+        let clock = self.shared.clock.clone();
+        SimDisk { shared: Arc::new(Shared { state: Mutex::new(state), clock }) }
+    }
+
+    /// Changing calls so far ([`CallKind::changes`]), failed ones included.
+    pub fn operations(&self) -> u64 {
+        self.shared.state.lock().faults.operations
+    }
+
+    /// The power goes off when changing call number `operations` + 1 (of this disk's life) is tried: it and every
+    /// call after it fail with EIO.
+    pub fn cut_at(&self, operations: u64) {
+        self.shared.state.lock().faults.cut = Some(operations);
+    }
+
+    /// Whether the power is off.
+    pub fn is_off(&self) -> bool {
+        self.shared.state.lock().faults.is_off
+    }
+
+    /// Changes of names that no fsync has committed even on a journalling filesystem: useful values of
+    /// `prefix` in [`CrashRule::Journal`] go from 0 to this.
+    pub fn pending_changes(&self) -> usize {
+        self.shared.state.lock().tree.log.uncommitted_changes().len()
+    }
+
+    /// Fails the `nth` (from 1) of the calls that `matches` selects, once, with `code`. A failed sync
+    /// drops the bytes that were to be synced: they stay visible and are never written. A failed write
+    /// writes its first half.
+    pub fn fail(
+        &self,
+        nth: u64,
+        code: i32,
+        matches: impl Fn(CallKind) -> bool + Send + Sync + 'static,
+    ) {
+        self.shared.state.lock().faults.plan(nth, code, true, Box::new(matches));
+    }
+
+    /// As [`SimDisk::fail`], and every such call after it too, until [`SimDisk::heal`].
+    pub fn fail_from(
+        &self,
+        nth: u64,
+        code: i32,
+        matches: impl Fn(CallKind) -> bool + Send + Sync + 'static,
+    ) {
+        self.shared.state.lock().faults.plan(nth, code, false, Box::new(matches));
+    }
+
+    /// Forgets all planned failures.
+    pub fn heal(&self) {
+        self.shared.state.lock().faults.heal();
+    }
+
+    /// Makes a kind of sync do nothing and say ok, or (with [`CallKind::Rename`]) renames survive by
+    /// halves, in any order. A suite that proves durability must fail on such a disk.
+    ///
+    /// # Panics
+    /// For other kinds.
+    pub fn lie(&self, kind: CallKind) {
+        let mut state = self.shared.state.lock();
+        match kind {
+            CallKind::Rename => state.tree.tears_renames = true,
+            CallKind::Sync | CallKind::SyncDir | CallKind::SyncAll => {
+                state.faults.lies.insert(kind);
+            }
+            other => panic!("no lie is defined for {other:?}"),
+        }
+    }
+
+    /// Limits the bytes that files and directories can take, in whole pages of 4 KiB; `None`: no limit.
+    pub fn set_capacity(&self, bytes: Option<u64>) {
+        self.shared.state.lock().tree.capacity_pages = bytes.map(|bytes| bytes / PAGE_LEN as u64);
+    }
+
+    /// Whether [`RenameMode::Exchange`] works; else it is EINVAL, as on many network filesystems.
+    pub fn set_exchange(&self, has_exchange: bool) {
+        self.shared.state.lock().tree.has_exchange = has_exchange;
+    }
+
+    /// Whether the process is root. If not, the owner's permission bits bind it.
+    pub fn set_privileged(&self, is_privileged: bool) {
+        self.shared.state.lock().tree.is_privileged = is_privileged;
+    }
+
+    /// What was asked so far.
+    pub fn counters(&self) -> Counters {
+        self.shared.state.lock().faults.counters.clone()
+    }
+
+    /// Counts from 0 again; [`SimDisk::operations`] goes on.
+    pub fn reset_counters(&self) {
+        self.shared.state.lock().faults.counters = Counters::default();
+    }
+
+    /// The last changing calls, oldest first: number, kind, and the name where there is one.
+    pub fn last_calls(&self) -> Vec<(u64, CallKind, Vec<u8>)> {
+        self.shared.state.lock().faults.last_calls.iter().cloned().collect()
+    }
+
+    // ---- behind the back of the process: for tests that tamper or look on --------------------------
+
+    /// Every path (components joined by `/`, none for the root) with its kind and length, sorted.
+    pub fn paths(&self) -> Vec<(Vec<u8>, FileKind, u64)> {
+        let state = self.shared.state.lock();
+        let mut found = Vec::new();
+        let mut open = vec![(Vec::new(), ROOT)];
+        while let Some((prefix, dir)) = open.pop() {
+            for (name, kind) in state.tree.list(dir) {
+                let path = if prefix.is_empty() {
+                    name.clone()
+                } else {
+                    [prefix.as_slice(), b"/", &name].concat()
+                };
+                let Some(ino) = state.tree.child(dir, &name) else { continue };
+                found.push((path.clone(), kind, state.tree.stat(ino).len));
+                if kind == FileKind::Dir {
+                    open.push((path, ino));
+                }
+            }
+        }
+        found.sort_by(|left, right| left.0.cmp(&right.0));
+        found
+    }
+
+    /// The bytes of the file at `path`, `None` if there is none.
+    pub fn read_path(&self, path: &[u8]) -> Option<Vec<u8>> {
+        let state = self.shared.state.lock();
+        let ino = state.tree.walk(path)?;
+        let Body::File(bytes) = &state.tree.inode(ino).body else { return None };
+        let mut out = vec![0; usize::try_from(bytes.now.len).ok()?];
+        bytes.now.read(0, &mut out);
+        Some(out)
+    }
+
+    /// Replaces the bytes of the file at `path` in place, durably, under every open handle and
+    /// mapping. False if there is no such file.
+    pub fn replace_path(&self, path: &[u8], bytes: &[u8]) -> bool {
+        let mut state = self.shared.state.lock();
+        let Some(ino) = state.tree.walk(path) else { return false };
+        if state.tree.kind(ino) != FileKind::File {
+            return false;
+        }
+        state.tree.with_bytes(ino, |file, _| file.replace(bytes));
+        true
+    }
+
+    /// Puts something that is neither file nor directory at `path`, durably: opening it gives `code`,
+    /// `ELOOP` for a symbolic link, `EIO` for a fifo or device. What is there already is displaced.
+    /// False if there is no such directory.
+    pub fn plant(&self, path: &[u8], code: i32) -> bool {
+        let mut state = self.shared.state.lock();
+        let now = self.shared.now(&state);
+        state.tree.plant(path, Body::Other(code), now)
+    }
+
+    // ---- helpers of the calls --------------------------------------------------------------
+
+    fn enter(&self, kind: CallKind, name: &[u8]) -> io::Result<MutexGuard<'_, State>> {
+        self.shared.enter(kind, name)
+    }
+
+    fn resolve(tree: &Tree, dir: &SimDir, at: At<'_>) -> io::Result<Ino> {
+        match at {
+            At::This => Ok(dir.ino()),
+            At::Name(name) => {
+                check_name(name)?;
+                tree.lookup_any(dir.ino(), name)
+            }
+        }
+    }
+}
+
+fn label(at: At<'_>) -> &[u8] {
+    match at {
+        At::This => b".",
+        At::Name(name) => name,
+    }
+}
+
+impl Backing for SimDisk {
+    type Dir = SimDir;
+    type File = SimFile;
+    type Temp = SimTemp;
+    type Lock = SimLock;
+
+    fn root(&self) -> io::Result<SimDir> {
+        let mut state = self.enter(CallKind::Root, b"")?;
+        Ok(SimDir::open(&self.shared, &mut state, ROOT))
+    }
+
+    fn open_dir(&self, dir: &SimDir, name: &[u8]) -> io::Result<SimDir> {
+        let mut state = self.enter(CallKind::OpenDir, name)?;
+        check_name(name)?;
+        let ino = state.tree.lookup_kind(dir.ino(), name, FileKind::Dir)?;
+        state.tree.may(ino, READ)?;
+        Ok(SimDir::open(&self.shared, &mut state, ino))
+    }
+
+    fn list(&self, dir: &SimDir) -> io::Result<Vec<RawEntry>> {
+        let state = self.enter(CallKind::List, b"")?;
+        state.tree.may(dir.ino(), READ)?;
+        state.tree.may(dir.ino(), SEARCH)?;
+        let entries = state.tree.list(dir.ino()).into_iter();
+        Ok(entries.map(|(name, kind)| RawEntry { name, kind }).collect())
+    }
+
+    fn stat(&self, dir: &SimDir, at: At<'_>) -> io::Result<Stat> {
+        let state = self.enter(CallKind::Stat, label(at))?;
+        let ino = match at {
+            At::This => dir.ino(),
+            At::Name(name) => {
+                check_name(name)?;
+                state.tree.lookup(dir.ino(), name)?
+            }
+        };
+        Ok(state.tree.stat(ino))
+    }
+
+    fn set_attr(&self, dir: &SimDir, at: At<'_>, change: &AttrChange) -> io::Result<()> {
+        let mut state = self.enter(CallKind::SetAttr, label(at))?;
+        let ino = Self::resolve(&state.tree, dir, at)?;
+        let now = self.shared.now(&state);
+        state.tree.set_attr(ino, change, now)
+    }
+
+    fn get_xattr(&self, dir: &SimDir, at: At<'_>, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
+        let state = self.enter(CallKind::GetXattr, label(at))?;
+        let ino = Self::resolve(&state.tree, dir, at)?;
+        state.tree.may(ino, READ)?;
+        Ok(state.tree.inode(ino).attr.xattrs.get(key).cloned())
+    }
+
+    fn set_xattr(
+        &self,
+        dir: &SimDir,
+        at: At<'_>,
+        key: &[u8],
+        value: Option<&[u8]>,
+    ) -> io::Result<()> {
+        let mut state = self.enter(CallKind::SetXattr, label(at))?;
+        let ino = Self::resolve(&state.tree, dir, at)?;
+        state.tree.may(ino, READ_WRITE)?;
+        let now = self.shared.now(&state);
+        state.tree.set_xattr(ino, key, value, now);
+        Ok(())
+    }
+
+    fn open(&self, dir: &SimDir, name: &[u8]) -> io::Result<SimFile> {
+        let mut state = self.enter(CallKind::Open, name)?;
+        check_name(name)?;
+        let ino = state.tree.lookup_kind(dir.ino(), name, FileKind::File)?;
+        state.tree.may(ino, READ)?;
+        Ok(SimFile::open(&self.shared, &mut state, ino))
+    }
+
+    fn create_temp(&self, dir: &SimDir, name: &[u8], mode: u32) -> io::Result<SimTemp> {
+        let mut state = self.enter(CallKind::CreateTemp, name)?;
+        check_name(name)?;
+        let now = self.shared.now(&state);
+        let body = Body::File(FileBytes::default());
+        let ino = state.tree.create(dir.ino(), name, body, mode, now)?;
+        Ok(SimTemp::open(&self.shared, &mut state, ino))
+    }
+
+    fn open_temp(&self, dir: &SimDir, name: &[u8]) -> io::Result<SimTemp> {
+        let mut state = self.enter(CallKind::OpenTemp, name)?;
+        check_name(name)?;
+        let ino = state.tree.lookup_kind(dir.ino(), name, FileKind::File)?;
+        state.tree.may(ino, READ_WRITE)?;
+        Ok(SimTemp::open(&self.shared, &mut state, ino))
+    }
+
+    fn mkdir(&self, dir: &SimDir, name: &[u8], mode: u32) -> io::Result<()> {
+        let mut state = self.enter(CallKind::Mkdir, name)?;
+        check_name(name)?;
+        let now = self.shared.now(&state);
+        state.tree.create(dir.ino(), name, Body::Dir(Names::default()), mode, now)?;
+        Ok(())
+    }
+
+    fn rename(
+        &self,
+        from_dir: &SimDir,
+        from: &[u8],
+        to_dir: &SimDir,
+        to: &[u8],
+        mode: RenameMode,
+    ) -> io::Result<()> {
+        let mut state = self.enter(CallKind::Rename, to)?;
+        check_name(from)?;
+        check_name(to)?;
+        let now = self.shared.now(&state);
+        state.tree.rename((from_dir.ino(), from), (to_dir.ino(), to), mode, now)
+    }
+
+    fn link(&self, from_dir: &SimDir, from: &[u8], to_dir: &SimDir, to: &[u8]) -> io::Result<()> {
+        let mut state = self.enter(CallKind::Link, to)?;
+        check_name(from)?;
+        check_name(to)?;
+        let now = self.shared.now(&state);
+        state.tree.link((from_dir.ino(), from), (to_dir.ino(), to), now)
+    }
+
+    fn unlink(&self, dir: &SimDir, name: &[u8]) -> io::Result<()> {
+        let mut state = self.enter(CallKind::Unlink, name)?;
+        check_name(name)?;
+        let now = self.shared.now(&state);
+        state.tree.unlink(dir.ino(), name, now)
+    }
+
+    fn rmdir(&self, dir: &SimDir, name: &[u8]) -> io::Result<()> {
+        let mut state = self.enter(CallKind::Rmdir, name)?;
+        check_name(name)?;
+        let now = self.shared.now(&state);
+        state.tree.rmdir(dir.ino(), name, now)
+    }
+
+    fn sync_dir(&self, dir: &SimDir) -> io::Result<()> {
+        if let Some(mut state) = self.shared.enter_sync(CallKind::SyncDir, |_| {})? {
+            state.tree.sync_dir(dir.ino());
+        }
+        Ok(())
+    }
+
+    fn sync_all(&self, _dir: &SimDir) -> io::Result<()> {
+        let lose = Tree::lose_all_pending;
+        if let Some(mut state) = self.shared.enter_sync(CallKind::SyncAll, lose)? {
+            state.tree.sync_all();
+        }
+        Ok(())
+    }
+
+    fn sync_all_is_sound(&self) -> bool {
+        true
+    }
+
+    fn space(&self, _dir: &SimDir) -> io::Result<SpaceStat> {
+        let state = self.enter(CallKind::Space, b"")?;
+        let blocks = state.tree.capacity_pages.unwrap_or(1 << 40);
+        let free = blocks.saturating_sub(state.tree.used_pages);
+        Ok(SpaceStat {
+            unit_len: PAGE_LEN as u64,
+            blocks,
+            blocks_free: free,
+            blocks_avail: free,
+            files: 1 << 40,
+            files_free: (1 << 40) - state.tree.inodes.len() as u64,
+            name_max: super::NAME_LEN_MAX as u64,
+        })
+    }
+
+    fn lock(&self, dir: &SimDir, name: &[u8], exclusive: bool) -> io::Result<SimLock> {
+        let mut state = self.enter(CallKind::Lock, name)?;
+        check_name(name)?;
+        let now = self.shared.now(&state);
+        let ino = match state.tree.lookup_kind(dir.ino(), name, FileKind::File) {
+            Ok(ino) => ino,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let body = Body::File(FileBytes::default());
+                state.tree.create(dir.ino(), name, body, 0o600, now)?
+            }
+            Err(error) => return Err(error),
+        };
+        let locked = &mut state.tree.inode_mut(ino).locked;
+        *locked = match (*locked, exclusive) {
+            (Locked::No, true) => Locked::Exclusive,
+            (Locked::No, false) => Locked::Shared(1),
+            (Locked::Shared(count), false) => Locked::Shared(count + 1),
+            _ => return Err(errno(libc::EWOULDBLOCK)),
+        };
+        Ok(SimLock::open(&self.shared, &mut state, ino))
+    }
+
+    fn write_note(&self, lock: &SimLock, note: &[u8]) -> io::Result<()> {
+        let mut state = self.enter(CallKind::WriteNote, b"")?;
+        state.tree.with_bytes(lock.ino(), |bytes, free| {
+            bytes.set_len(0);
+            bytes.write(0, note, free);
+        });
+        Ok(())
+    }
+
+    fn is_privileged(&self) -> bool {
+        self.shared.state.lock().tree.is_privileged
+    }
+}

@@ -1,0 +1,716 @@
+//! The tree of a simulated disk: inodes as the process sees them, beside what is safe of each.
+//!
+//! Errors are those that Linux gives for the same call on a local filesystem.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use super::log::{Edit, Item, Log};
+use super::pages::{FileBytes, PAGE_LEN};
+use crate::backing::{AttrChange, FileKind, RenameMode, Stat};
+use crate::clock::Timestamp;
+
+pub(super) type Ino = u64;
+
+pub(super) const ROOT: Ino = 1;
+
+/// Unprivileged simulated processes run as this user and group.
+const PLAIN_USER: u32 = 1000;
+
+pub(super) fn errno(code: i32) -> io::Error {
+    io::Error::from_raw_os_error(code)
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Attr {
+    pub(super) mode: u32,
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    pub(super) atime: Timestamp,
+    pub(super) mtime: Timestamp,
+    pub(super) ctime: Timestamp,
+    pub(super) xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Names {
+    pub(super) now: BTreeMap<Vec<u8>, Ino>,
+    pub(super) safe: BTreeMap<Vec<u8>, Ino>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Body {
+    File(FileBytes),
+    Dir(Names),
+    /// A planted symbolic link, fifo or device: the errno that opening it gives.
+    Other(i32),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Locked {
+    No,
+    Shared(u32),
+    Exclusive,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Inode {
+    pub(super) body: Body,
+    pub(super) attr: Attr,
+    pub(super) safe_attr: Attr,
+    /// Attribute changes not yet safe, each with its number in the log.
+    pub(super) pending_attr: Vec<(u64, Attr)>,
+    /// Names that the process sees (of a directory: 0 once it is removed).
+    pub(super) names: u32,
+    /// Open handles.
+    pub(super) handles: u32,
+    pub(super) locked: Locked,
+}
+
+/// What a process may do with an object, as bits of the owner's rwx.
+#[derive(Clone, Copy)]
+pub(super) struct Access(u32);
+
+pub(super) const READ: Access = Access(0o4);
+pub(super) const WRITE: Access = Access(0o2);
+pub(super) const READ_WRITE: Access = Access(0o6);
+pub(super) const SEARCH: Access = Access(0o1);
+pub(super) const CHANGE_NAMES: Access = Access(0o3);
+
+#[derive(Clone, Debug)]
+pub(super) struct Tree {
+    pub(super) inodes: BTreeMap<Ino, Inode>,
+    pub(super) log: Log,
+    pub(super) next_ino: Ino,
+    pub(super) is_privileged: bool,
+    pub(super) has_exchange: bool,
+    /// A lying disk: renames are two independent changes.
+    pub(super) tears_renames: bool,
+    /// Pages that file contents and directories may take.
+    pub(super) capacity_pages: Option<u64>,
+    pub(super) used_pages: u64,
+    /// Inodes that survived the last sweep of unreachable ones.
+    swept_count: usize,
+}
+
+impl Tree {
+    pub(super) fn new(now: Timestamp) -> Tree {
+        let mut tree = Tree {
+            inodes: BTreeMap::new(),
+            log: Log::default(),
+            next_ino: ROOT,
+            is_privileged: true,
+            has_exchange: true,
+            tears_renames: false,
+            capacity_pages: None,
+            used_pages: 1,
+            swept_count: 0,
+        };
+        tree.insert(Body::Dir(Names::default()), 0o755, now);
+        tree
+    }
+
+    /// The same disk with other contents and nothing pending.
+    pub(super) fn succeed(&self, inodes: BTreeMap<Ino, Inode>, used_pages: u64) -> Tree {
+        Tree { swept_count: inodes.len(), inodes, log: Log::default(), used_pages, ..*self }
+    }
+
+    // ---- inodes ----------------------------------------------------------------------------
+
+    pub(super) fn inode(&self, ino: Ino) -> &Inode {
+        self.inodes.get(&ino).expect("handles and names keep their inodes")
+    }
+
+    pub(super) fn inode_mut(&mut self, ino: Ino) -> &mut Inode {
+        self.inodes.get_mut(&ino).expect("handles and names keep their inodes")
+    }
+
+    fn insert(&mut self, body: Body, mode: u32, now: Timestamp) -> Ino {
+        let owner = if self.is_privileged { 0 } else { PLAIN_USER };
+        let attr = Attr {
+            mode,
+            uid: owner,
+            gid: owner,
+            atime: now,
+            mtime: now,
+            ctime: now,
+            xattrs: BTreeMap::new(),
+        };
+        let ino = self.next_ino;
+        self.next_ino += 1;
+        let inode = Inode {
+            body,
+            safe_attr: attr.clone(),
+            attr,
+            pending_attr: Vec::new(),
+            names: 1,
+            handles: 0,
+            locked: Locked::No,
+        };
+        self.inodes.insert(ino, inode);
+        ino
+    }
+
+    fn names(&self, dir: Ino) -> &Names {
+        match &self.inode(dir).body {
+            Body::Dir(names) => names,
+            _ => unreachable!("directory handles are of directories"),
+        }
+    }
+
+    fn names_mut(&mut self, dir: Ino) -> &mut Names {
+        match &mut self.inode_mut(dir).body {
+            Body::Dir(names) => names,
+            _ => unreachable!("directory handles are of directories"),
+        }
+    }
+
+    /// The bytes of a file whose kind was checked when it was opened.
+    pub(super) fn bytes(&self, ino: Ino) -> &FileBytes {
+        match &self.inode(ino).body {
+            Body::File(bytes) => bytes,
+            _ => unreachable!("file handles are of files"),
+        }
+    }
+
+    pub(super) fn bytes_mut(&mut self, ino: Ino) -> &mut FileBytes {
+        match &mut self.inode_mut(ino).body {
+            Body::File(bytes) => bytes,
+            _ => unreachable!("file handles are of files"),
+        }
+    }
+
+    pub(super) fn is_dir(&self, ino: Ino) -> bool {
+        matches!(self.inode(ino).body, Body::Dir(_))
+    }
+
+    pub(super) fn kind(&self, ino: Ino) -> FileKind {
+        match self.inode(ino).body {
+            Body::File(_) => FileKind::File,
+            Body::Dir(_) => FileKind::Dir,
+            Body::Other(_) => FileKind::Other,
+        }
+    }
+
+    /// EACCES if the owner's bits forbid it and the process is not root.
+    pub(super) fn may(&self, ino: Ino, access: Access) -> io::Result<()> {
+        let granted = self.inode(ino).attr.mode >> 6;
+        if self.is_privileged || granted & access.0 == access.0 {
+            return Ok(());
+        }
+        Err(errno(libc::EACCES))
+    }
+
+    pub(super) fn lookup(&self, dir: Ino, name: &[u8]) -> io::Result<Ino> {
+        self.may(dir, SEARCH)?;
+        self.names(dir).now.get(name).copied().ok_or_else(|| errno(libc::ENOENT))
+    }
+
+    /// As [`Tree::lookup`], of a kind.
+    pub(super) fn lookup_kind(&self, dir: Ino, name: &[u8], wanted: FileKind) -> io::Result<Ino> {
+        let ino = self.lookup(dir, name)?;
+        match (&self.inode(ino).body, wanted) {
+            (Body::File(_), FileKind::File) | (Body::Dir(_), FileKind::Dir) => Ok(ino),
+            (Body::Other(libc::ELOOP), _) => Err(errno(libc::ELOOP)),
+            (_, FileKind::Dir) => Err(errno(libc::ENOTDIR)),
+            (Body::Dir(_), _) => Err(errno(libc::EISDIR)),
+            (Body::Other(code), _) => Err(errno(*code)),
+            (Body::File(_), FileKind::Other) => Err(errno(libc::EIO)),
+        }
+    }
+
+    /// A file or directory, for calls on attributes.
+    pub(super) fn lookup_any(&self, dir: Ino, name: &[u8]) -> io::Result<Ino> {
+        let ino = self.lookup(dir, name)?;
+        match self.inode(ino).body {
+            Body::Other(code) => Err(errno(code)),
+            _ => Ok(ino),
+        }
+    }
+
+    pub(super) fn list(&self, dir: Ino) -> Vec<(Vec<u8>, FileKind)> {
+        let names = self.names(dir).now.iter();
+        names.map(|(name, ino)| (name.clone(), self.kind(*ino))).collect()
+    }
+
+    pub(super) fn stat(&self, ino: Ino) -> Stat {
+        let inode = self.inode(ino);
+        let (len, pages, nlink) = match &inode.body {
+            Body::File(bytes) => (bytes.now.len, bytes.pages(), inode.names),
+            Body::Dir(names) => {
+                let children = names.now.values().filter(|child| self.is_dir(**child)).count();
+                let nlink = if inode.names == 0 { 0 } else { 2 + children as u32 };
+                (PAGE_LEN as u64, 1, nlink)
+            }
+            Body::Other(_) => (0, 0, inode.names),
+        };
+        Stat {
+            kind: self.kind(ino),
+            len,
+            blocks_512: pages * (PAGE_LEN as u64 / 512),
+            mode: inode.attr.mode,
+            uid: inode.attr.uid,
+            gid: inode.attr.gid,
+            nlink,
+            ino,
+            atime: inode.attr.atime,
+            mtime: inode.attr.mtime,
+            ctime: inode.attr.ctime,
+        }
+    }
+
+    // ---- space -----------------------------------------------------------------------------
+
+    pub(super) fn free_pages(&self) -> u64 {
+        self.capacity_pages.map_or(u64::MAX, |capacity| capacity.saturating_sub(self.used_pages))
+    }
+
+    /// Runs `change` on a file's bytes and books the pages it took or gave back.
+    pub(super) fn with_bytes<T>(
+        &mut self,
+        ino: Ino,
+        change: impl FnOnce(&mut FileBytes, u64) -> T,
+    ) -> T {
+        let free = self.free_pages();
+        let bytes = self.bytes_mut(ino);
+        let before = bytes.pages();
+        let result = change(bytes, free);
+        let after = bytes.pages();
+        self.used_pages = self.used_pages + after - before;
+        result
+    }
+
+    /// Gives back the space of what has neither a name nor a handle.
+    fn release(&mut self, ino: Ino) {
+        let inode = self.inode(ino);
+        if inode.names > 0 || inode.handles > 0 {
+            return;
+        }
+        let pages = match &inode.body {
+            Body::File(bytes) => bytes.pages(),
+            Body::Dir(_) => 1,
+            Body::Other(_) => 0,
+        };
+        self.used_pages -= pages;
+        self.sweep();
+    }
+
+    pub(super) fn open_handle(&mut self, ino: Ino) {
+        self.inode_mut(ino).handles += 1;
+    }
+
+    pub(super) fn close_handle(&mut self, ino: Ino) {
+        self.inode_mut(ino).handles -= 1;
+        self.release(ino);
+    }
+
+    /// Forgets inodes that nothing seen, safe or pending leads to; now and then.
+    fn sweep(&mut self) {
+        if self.inodes.len() < 2 * self.swept_count + 1024 {
+            return;
+        }
+        let mut wanted: std::collections::BTreeSet<Ino> = [ROOT].into();
+        for (ino, inode) in &self.inodes {
+            if inode.names > 0 || inode.handles > 0 {
+                wanted.insert(*ino);
+            }
+            if let Body::Dir(names) = &inode.body {
+                wanted.extend(names.safe.values());
+            }
+        }
+        for item in self.log.items().values() {
+            wanted.extend(item.edits.iter().flat_map(|edit| [Some(edit.dir), edit.to]).flatten());
+        }
+        self.inodes.retain(|ino, _| wanted.contains(ino));
+        self.swept_count = self.inodes.len();
+    }
+
+    // ---- behind the back of the process ----------------------------------------------------
+
+    pub(super) fn child(&self, dir: Ino, name: &[u8]) -> Option<Ino> {
+        self.names(dir).now.get(name).copied()
+    }
+
+    /// The inode at a path of components joined by `/`; the empty path is the root.
+    pub(super) fn walk(&self, path: &[u8]) -> Option<Ino> {
+        let mut components = path.split(|byte| *byte == b'/').filter(|name| !name.is_empty());
+        components.try_fold(
+            ROOT,
+            |dir, name| {
+                if self.is_dir(dir) { self.child(dir, name) } else { None }
+            },
+        )
+    }
+
+    /// Puts a new inode at a path, seen and safe, over whatever has that name.
+    pub(super) fn plant(&mut self, path: &[u8], body: Body, now: Timestamp) -> bool {
+        let start = path.iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
+        let (parent, name) = path.split_at(start);
+        let Some(dir) = self.walk(parent).filter(|dir| self.is_dir(*dir)) else { return false };
+        let ino = self.insert(body, 0o777, now);
+        let names = self.names_mut(dir);
+        let displaced = names.now.insert(name.to_vec(), ino);
+        names.safe.insert(name.to_vec(), ino);
+        if let Some(displaced) = displaced {
+            self.drop_name(displaced, now);
+        }
+        true
+    }
+
+    // ---- attributes ------------------------------------------------------------------------
+
+    pub(super) fn set_attr(
+        &mut self,
+        ino: Ino,
+        change: &AttrChange,
+        now: Timestamp,
+    ) -> io::Result<()> {
+        let is_file = self.kind(ino) == FileKind::File;
+        let is_privileged = self.is_privileged;
+        let attr = &mut self.inode_mut(ino).attr;
+        let foreign = |wanted: Option<u32>, is: u32| wanted.is_some_and(|wanted| wanted != is);
+        if !is_privileged && (foreign(change.uid, attr.uid) || foreign(change.gid, attr.gid)) {
+            return Err(errno(libc::EPERM));
+        }
+        if is_file && (change.uid.is_some() || change.gid.is_some()) {
+            // chown(2) clears set-id bits of files.
+            attr.mode &= if attr.mode & 0o010 == 0 { !0o4000 } else { !0o6000 };
+        }
+        attr.uid = change.uid.unwrap_or(attr.uid);
+        attr.gid = change.gid.unwrap_or(attr.gid);
+        attr.mode = change.mode.unwrap_or(attr.mode) & 0o7777;
+        attr.atime = change.atime.unwrap_or(attr.atime);
+        attr.mtime = change.mtime.unwrap_or(attr.mtime);
+        attr.ctime = now;
+        self.note_attr(ino);
+        Ok(())
+    }
+
+    pub(super) fn set_xattr(&mut self, ino: Ino, key: &[u8], value: Option<&[u8]>, now: Timestamp) {
+        let attr = &mut self.inode_mut(ino).attr;
+        match value {
+            Some(value) => attr.xattrs.insert(key.to_vec(), value.to_vec()),
+            None => attr.xattrs.remove(key),
+        };
+        attr.ctime = now;
+        self.note_attr(ino);
+    }
+
+    fn note_attr(&mut self, ino: Ino) {
+        let number = self.log.take_number();
+        let inode = self.inode_mut(ino);
+        inode.pending_attr.push((number, inode.attr.clone()));
+    }
+
+    // ---- names -----------------------------------------------------------------------------
+
+    /// The checks that precede every new name in `dir`.
+    fn check_new_name(&self, dir: Ino, name: &[u8]) -> io::Result<()> {
+        match self.lookup(dir, name) {
+            Ok(_) => Err(errno(libc::EEXIST)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.check_dir(dir),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Names change only in a directory that still has one itself, and that allows it.
+    fn check_dir(&self, dir: Ino) -> io::Result<()> {
+        if self.inode(dir).names == 0 {
+            return Err(errno(libc::ENOENT));
+        }
+        self.may(dir, CHANGE_NAMES)
+    }
+
+    pub(super) fn create(
+        &mut self,
+        dir: Ino,
+        name: &[u8],
+        body: Body,
+        mode: u32,
+        now: Timestamp,
+    ) -> io::Result<Ino> {
+        self.check_new_name(dir, name)?;
+        if matches!(body, Body::Dir(_)) {
+            if self.free_pages() == 0 {
+                return Err(errno(libc::ENOSPC));
+            }
+            self.used_pages += 1;
+        }
+        let ino = self.insert(body, mode & 0o7777, now);
+        self.log.begin();
+        self.change(now, vec![edit(dir, name, Some(ino))], Vec::new());
+        Ok(ino)
+    }
+
+    pub(super) fn link(
+        &mut self,
+        from: (Ino, &[u8]),
+        to: (Ino, &[u8]),
+        now: Timestamp,
+    ) -> io::Result<()> {
+        let ino = self.lookup(from.0, from.1)?;
+        if self.is_dir(ino) {
+            return Err(errno(libc::EPERM));
+        }
+        self.check_new_name(to.0, to.1)?;
+        let inode = self.inode_mut(ino);
+        inode.names += 1;
+        inode.attr.ctime = now;
+        self.log.begin();
+        self.change(now, vec![edit(to.0, to.1, Some(ino))], Vec::new());
+        Ok(())
+    }
+
+    pub(super) fn unlink(&mut self, dir: Ino, name: &[u8], now: Timestamp) -> io::Result<()> {
+        let ino = self.lookup(dir, name)?;
+        self.check_dir(dir)?;
+        if self.is_dir(ino) {
+            return Err(errno(libc::EISDIR));
+        }
+        self.log.begin();
+        self.change(now, vec![edit(dir, name, None)], Vec::new());
+        self.drop_name(ino, now);
+        Ok(())
+    }
+
+    pub(super) fn rmdir(&mut self, dir: Ino, name: &[u8], now: Timestamp) -> io::Result<()> {
+        let ino = self.lookup(dir, name)?;
+        self.check_dir(dir)?;
+        if !self.is_dir(ino) {
+            return Err(errno(libc::ENOTDIR));
+        }
+        if !self.names(ino).now.is_empty() {
+            return Err(errno(libc::ENOTEMPTY));
+        }
+        self.log.begin();
+        let needs = self.log.in_dir(ino);
+        self.change(now, vec![edit(dir, name, None)], needs);
+        self.drop_name(ino, now);
+        Ok(())
+    }
+
+    pub(super) fn rename(
+        &mut self,
+        from: (Ino, &[u8]),
+        to: (Ino, &[u8]),
+        mode: RenameMode,
+        now: Timestamp,
+    ) -> io::Result<()> {
+        let source = self.lookup(from.0, from.1)?;
+        let target = match self.lookup(to.0, to.1) {
+            Ok(target) => Some(target),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
+        };
+        self.check_dir(from.0)?;
+        self.check_dir(to.0)?;
+        if self.is_dir(source) && from.0 != to.0 {
+            // Its `..` changes.
+            self.may(source, WRITE)?;
+        }
+        if self.is_dir(source) && self.leads_to(source, to.0) {
+            return Err(errno(libc::EINVAL));
+        }
+        match (mode, target) {
+            (RenameMode::Exchange, _) if !self.has_exchange => Err(errno(libc::EINVAL)),
+            (RenameMode::Exchange, None) => Err(errno(libc::ENOENT)),
+            (RenameMode::Exchange, Some(target)) => {
+                if self.is_dir(target) && self.leads_to(target, from.0) {
+                    return Err(errno(libc::EINVAL));
+                }
+                if source != target {
+                    self.exchange(from, source, to, target, now);
+                }
+                Ok(())
+            }
+            (RenameMode::NoReplace, Some(_)) => Err(errno(libc::EEXIST)),
+            // Two names of one file: rename(2) does nothing.
+            (RenameMode::Replace, Some(target)) if target == source => Ok(()),
+            (_, target) => self.move_over(from, source, to, target, now),
+        }
+    }
+
+    fn exchange(
+        &mut self,
+        from: (Ino, &[u8]),
+        source: Ino,
+        to: (Ino, &[u8]),
+        target: Ino,
+        now: Timestamp,
+    ) {
+        self.log.begin();
+        let mut edits = vec![edit(to.0, to.1, Some(source)), edit(from.0, from.1, Some(target))];
+        let moves_dir = from.0 != to.0 && (self.is_dir(source) || self.is_dir(target));
+        if self.tears_renames {
+            let second = edits.split_off(1);
+            self.change(now, edits, Vec::new());
+            self.change(now, second, Vec::new());
+        } else {
+            let needs = if moves_dir { self.log.order_dir_move() } else { Vec::new() };
+            self.change(now, edits, needs);
+        }
+        for ino in [source, target] {
+            self.inode_mut(ino).attr.ctime = now;
+        }
+    }
+
+    fn move_over(
+        &mut self,
+        from: (Ino, &[u8]),
+        source: Ino,
+        to: (Ino, &[u8]),
+        target: Option<Ino>,
+        now: Timestamp,
+    ) -> io::Result<()> {
+        let mut needs = Vec::new();
+        if let Some(target) = target {
+            match (self.is_dir(source), self.is_dir(target)) {
+                (true, false) => return Err(errno(libc::ENOTDIR)),
+                (false, true) => return Err(errno(libc::EISDIR)),
+                (true, true) if !self.names(target).now.is_empty() => {
+                    return Err(errno(libc::ENOTEMPTY));
+                }
+                (true, true) => needs = self.log.in_dir(target),
+                (false, false) => {}
+            }
+        }
+        self.log.begin();
+        let add = edit(to.0, to.1, Some(source));
+        let remove = edit(from.0, from.1, None);
+        if self.tears_renames {
+            self.change(now, vec![remove], Vec::new());
+            self.change(now, vec![add], needs);
+        } else if from.0 == to.0 {
+            self.change(now, vec![add, remove], needs);
+        } else if self.is_dir(source) {
+            needs.extend(self.log.order_dir_move());
+            self.change(now, vec![add, remove], needs);
+        } else {
+            let added = self.change(now, vec![add], needs);
+            self.change(now, vec![remove], vec![added]);
+        }
+        self.inode_mut(source).attr.ctime = now;
+        if let Some(target) = target {
+            self.drop_name(target, now);
+        }
+        Ok(())
+    }
+
+    /// Whether `dir` is `top` or beneath it.
+    fn leads_to(&self, top: Ino, dir: Ino) -> bool {
+        let children = || self.names(top).now.values().filter(|child| self.is_dir(**child));
+        top == dir || children().any(|child| self.leads_to(*child, dir))
+    }
+
+    /// Makes a change visible and notes it as pending.
+    fn change(&mut self, now: Timestamp, edits: Vec<Edit>, needs: Vec<u64>) -> u64 {
+        for edit in &edits {
+            let names = &mut self.names_mut(edit.dir).now;
+            match edit.to {
+                Some(ino) => names.insert(edit.name.clone(), ino),
+                None => names.remove(&edit.name),
+            };
+            let attr = &mut self.inode_mut(edit.dir).attr;
+            (attr.mtime, attr.ctime) = (now, now);
+        }
+        self.log.push(now, edits, needs)
+    }
+
+    fn drop_name(&mut self, ino: Ino, now: Timestamp) {
+        let inode = self.inode_mut(ino);
+        inode.names -= 1;
+        inode.attr.ctime = now;
+        self.release(ino);
+    }
+
+    // ---- what becomes safe -----------------------------------------------------------------
+
+    /// fsync of a file: its bytes and attributes, and on some filesystems more.
+    pub(super) fn sync_file(&mut self, ino: Ino) {
+        self.bytes_mut(ino).sync();
+        self.settle_attr(ino);
+        self.log_inode(ino);
+        self.log.commit_journal();
+    }
+
+    /// fsync of a directory: its names and attributes, and on some filesystems more.
+    pub(super) fn sync_dir(&mut self, dir: Ino) {
+        let items = self.log.in_dir(dir);
+        let settled = self.log.settle(items);
+        self.make_safe(&settled);
+        self.settle_attr(dir);
+        self.log_inode(dir);
+        self.log.commit_journal();
+    }
+
+    /// syncfs: everything.
+    pub(super) fn sync_all(&mut self) {
+        let all: Vec<u64> = self.log.items().keys().copied().collect();
+        let settled = self.log.settle(all);
+        self.make_safe(&settled);
+        for inode in self.inodes.values_mut() {
+            inode.safe_attr = inode.attr.clone();
+            inode.pending_attr.clear();
+            if let Body::File(bytes) = &mut inode.body {
+                bytes.sync();
+            }
+        }
+        self.log.commit_journal();
+    }
+
+    /// A failed syncfs: no file's pending bytes will be written any more.
+    pub(super) fn lose_all_pending(&mut self) {
+        for inode in self.inodes.values_mut() {
+            if let Body::File(bytes) = &mut inode.body {
+                bytes.lose_pending();
+            }
+        }
+    }
+
+    fn settle_attr(&mut self, ino: Ino) {
+        let inode = self.inode_mut(ino);
+        inode.safe_attr = inode.attr.clone();
+        inode.pending_attr.clear();
+    }
+
+    /// Applies settled items to the safe tree.
+    fn make_safe(&mut self, items: &[Item]) {
+        for item in items {
+            for edit in &item.edits {
+                // A directory that was removed since may be forgotten already.
+                let Some(inode) = self.inodes.get_mut(&edit.dir) else { continue };
+                if let Body::Dir(names) = &mut inode.body {
+                    match edit.to {
+                        Some(ino) => names.safe.insert(edit.name.clone(), ino),
+                        None => names.safe.remove(&edit.name),
+                    };
+                }
+            }
+        }
+    }
+
+    /// A filesystem that logs single inodes (btrfs) makes the inode's names and all its new
+    /// ancestors safe with it.
+    fn log_inode(&mut self, ino: Ino) {
+        let mut open = vec![ino];
+        let mut wanted = Vec::new();
+        while let Some(ino) = open.pop() {
+            for number in self.log.naming(ino) {
+                let Some(item) = self.log.items().get(&number) else { continue };
+                for edit in &item.edits {
+                    let is_current = self.names(edit.dir).now.get(&edit.name) == Some(&ino);
+                    if edit.to == Some(ino) && is_current && !wanted.contains(&number) {
+                        wanted.push(number);
+                        open.push(edit.dir);
+                    }
+                }
+            }
+        }
+        let closed = self.log.closure(wanted);
+        self.log.log_inode(closed);
+    }
+}
+
+fn edit(dir: Ino, name: &[u8], to: Option<Ino>) -> Edit {
+    Edit { dir, name: name.to_vec(), to }
+}
