@@ -9,6 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use fuser::{
@@ -45,8 +46,12 @@ thread_local! {
     static READ_BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// The threads for what may wait for a disk.
+/// The threads for what may wait for a disk, and the door that every request goes through.
 pub(super) struct Workers {
+    /// Requests that are being handled in event loops.
+    inside: AtomicUsize,
+    /// Nothing more is handled: the store is about to be closed.
+    shut: AtomicBool,
     /// Cold reads and directory loads.
     reads: Lane,
     /// Syncs, ends of writing, renames, truncations.
@@ -55,13 +60,40 @@ pub(super) struct Workers {
 
 impl Workers {
     pub fn new() -> Self {
-        Workers { reads: Lane::new("read", READ_THREADS), syncs: Lane::new("sync", SYNC_THREADS) }
+        Workers {
+            inside: AtomicUsize::new(0),
+            shut: AtomicBool::new(false),
+            reads: Lane::new("read", READ_THREADS),
+            syncs: Lane::new("sync", SYNC_THREADS),
+        }
     }
 
-    /// Waits until nothing is under way, or until `deadline`; tells whether nothing is.
-    pub fn drain(&self, deadline: Instant) -> bool {
+    /// Handles no further request (a mount that was cut off may still send some; they are answered EIO) and
+    /// waits until none is under way, or until `deadline`; tells whether none is.
+    pub fn shut(&self, deadline: Instant) -> bool {
+        self.shut.store(true, Ordering::SeqCst);
+        // An event loop hands over to the lanes while it is inside, so those are last.
+        while self.inside.load(Ordering::SeqCst) > 0 && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         let reads = self.reads.drain(deadline);
         self.syncs.drain(deadline) && reads
+    }
+
+    /// Lets a request in, unless the door is shut. Either `shut` sees it inside, or it sees the door shut.
+    fn enter(&self) -> Option<Inside<'_>> {
+        self.inside.fetch_add(1, Ordering::SeqCst);
+        let inside = Inside(&self.inside);
+        if self.shut.load(Ordering::SeqCst) { None } else { Some(inside) }
+    }
+}
+
+/// A request that is being handled.
+struct Inside<'a>(&'a AtomicUsize);
+
+impl Drop for Inside<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -85,6 +117,7 @@ impl<B: Backing> Adapter<B> {
 
     /// Runs a short request here.
     fn here(&self, request: impl FnOnce(&FileSystem<B>)) {
+        let Some(_inside) = self.workers.enter() else { return };
         if catch_unwind(AssertUnwindSafe(|| request(&self.fs))).is_err() {
             log::error!("a request panicked; it was answered with an I/O error");
         }
@@ -92,6 +125,7 @@ impl<B: Backing> Adapter<B> {
 
     /// Runs a request in a worker.
     fn in_worker(&self, lane: &Lane, request: impl FnOnce(&FileSystem<B>) + Send + 'static) {
+        let Some(_inside) = self.workers.enter() else { return };
         let fs = Arc::clone(&self.fs);
         lane.run(move || request(&fs));
     }
