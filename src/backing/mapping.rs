@@ -265,7 +265,7 @@ mod tests {
     #[test]
     fn a_file_cut_under_its_mapping_reads_as_zeros_and_eio_and_nobody_dies() {
         let mut file = tempfile::tempfile().unwrap();
-        file.write_all(&[7; 20 * PAGE]).unwrap();
+        file.write_all(&vec![7; 20 * PAGE]).unwrap();
         let mapping = FileMapping::new(file.as_fd(), 20 * PAGE as u64).unwrap();
         let mut out = vec![0; 2 * PAGE];
         mapping.copy_out(PAGE as u64, &mut out).unwrap();
@@ -297,7 +297,7 @@ mod tests {
                 scope.spawn(|| {
                     for _ in 0..50 {
                         let mut file = tempfile::tempfile().unwrap();
-                        file.write_all(&[9; 4 * PAGE]).unwrap();
+                        file.write_all(&vec![9; 4 * PAGE]).unwrap();
                         let mapping = FileMapping::new(file.as_fd(), 4 * PAGE as u64).unwrap();
                         file.set_len(0).unwrap();
                         let mut out = vec![1; 3 * PAGE];
