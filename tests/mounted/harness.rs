@@ -3,7 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -64,7 +64,7 @@ impl Vault {
             .tempdir()
             .expect("temporary directories can be made");
         let vault = Vault { place, setup };
-        fs::write(vault.password_file(), format!("{PASSWORD}\n")).expect("the disk is writable");
+        secret(&vault.password_file(), &format!("{PASSWORD}\n"));
         fs::create_dir(vault.mountpoint()).expect("the disk is writable");
         let mut init = akasha();
         init.arg("init").arg(vault.dir()).args(FAST_KDF);
@@ -122,6 +122,13 @@ impl Vault {
         collect_files(&self.dir().join(".akasha/tmp"), &mut files);
         files
     }
+}
+
+/// Writes a password file that only its owner reads, else akasha warns.
+pub fn secret(path: &Path, text: &str) {
+    let mut file = File::options();
+    let file = file.write(true).create(true).truncate(true).mode(0o600).open(path);
+    file.and_then(|mut file| file.write_all(text.as_bytes())).expect("the disk is writable");
 }
 
 fn collect_files(dir: &Path, files: &mut Vec<PathBuf>) {
