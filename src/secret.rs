@@ -4,6 +4,20 @@
 use zeroize::Zeroize;
 
 /// `N` secret bytes in their own heap allocation.
+///
+/// They are neither printed nor copied by accident:
+///
+/// ```compile_fail
+/// fn copy(secret: &akasha::secret::Secret<32>) -> akasha::secret::Secret<32> {
+///     secret.clone()
+/// }
+/// ```
+///
+/// ```compile_fail
+/// fn print(secret: &akasha::secret::Secret<32>) {
+///     println!("{secret:?}");
+/// }
+/// ```
 pub struct Secret<const N: usize> {
     bytes: Box<[u8; N]>,
 }
@@ -92,5 +106,50 @@ fn protect(bytes: &[u8]) {
     unsafe {
         libc::mlock(start as *const libc::c_void, end - start);
         libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_DONTDUMP);
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_holds_what_it_was_filled_with() {
+        let mut secret = Secret::<3>::filled(|bytes| bytes.copy_from_slice(b"abc"));
+        assert_eq!(secret.expose(), b"abc");
+        secret.expose_mut()[0] = b'x';
+        assert_eq!(secret.expose(), b"xbc");
+        assert_eq!(Secret::<5>::zeroed().expose(), &[0; 5]);
+    }
+
+    #[test]
+    fn a_password_has_its_own_length_and_a_limit() {
+        assert_eq!(Password::new(b"pw").unwrap().expose(), b"pw");
+        assert!(Password::new(b"").unwrap().is_empty());
+        assert!(Password::new(&[b'x'; Password::LEN_MAX]).is_some());
+        assert!(Password::new(&[b'x'; Password::LEN_MAX + 1]).is_none());
+    }
+
+    /// smaps(5): locked memory, and `dd` for what core dumps leave out.
+    #[test]
+    fn the_pages_of_a_secret_stay_out_of_core_dumps() {
+        let password = Password::new(b"pw").unwrap();
+        let at = password.bytes.as_ptr() as usize;
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let mut inside = false;
+        let flags = maps.lines().find(|line| {
+            if let Some((from, to)) =
+                line.split_once(' ').and_then(|(range, _)| range.split_once('-'))
+            {
+                let bound = |text| usize::from_str_radix(text, 16).ok();
+                if let (Some(from), Some(to)) = (bound(from), bound(to)) {
+                    inside = (from..to).contains(&at);
+                }
+            }
+            inside && line.starts_with("VmFlags:")
+        });
+        let flags = flags.expect("the page is mapped");
+        assert!(flags.split_whitespace().any(|flag| flag == "dd"), "{flags}");
     }
 }

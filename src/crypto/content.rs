@@ -8,6 +8,8 @@ use aws_lc_rs::aead::{
 };
 
 use super::AuthError;
+#[cfg(debug_assertions)]
+use super::UsedIndexes;
 
 /// Length of an authentication tag in bytes, for every cipher.
 pub const TAG_LEN: usize = 16;
@@ -80,6 +82,9 @@ pub enum Domain {
 /// The key of one object.
 pub struct ObjectKey {
     key: LessSafeKey,
+    /// What was sealed, by domain: debug builds hold the callers to their promise.
+    #[cfg(debug_assertions)]
+    sealed: [parking_lot::Mutex<UsedIndexes>; 6],
 }
 
 impl ObjectKey {
@@ -91,7 +96,11 @@ impl ObjectKey {
             Cipher::Aes256GcmSiv => &AES_256_GCM_SIV,
         };
         let key = UnboundKey::new(algorithm, key).expect("every cipher takes 32-byte keys");
-        ObjectKey { key: LessSafeKey::new(key) }
+        ObjectKey {
+            key: LessSafeKey::new(key),
+            #[cfg(debug_assertions)]
+            sealed: Default::default(),
+        }
     }
 
     /// Nonce (12 bytes): domain, three zero bytes, index as a little-endian u64.
@@ -106,8 +115,13 @@ impl ObjectKey {
     /// return, the last ones become the tag. The caller answers for sealing each (domain, index) of an object once.
     ///
     /// # Panics
-    /// If `buffer` is shorter than a tag.
+    /// If `buffer` is shorter than a tag. In debug builds, if the place was sealed before.
     pub fn seal(&self, domain: Domain, index: u64, aad: &[u8], buffer: &mut [u8]) {
+        #[cfg(debug_assertions)]
+        assert!(
+            self.sealed[domain as usize].lock().take(index, 1),
+            "{domain:?} {index} of an object is sealed twice"
+        );
         let (text, tag) = buffer.split_at_mut(buffer.len() - TAG_LEN);
         let sealed = self
             .key
@@ -140,6 +154,7 @@ impl ObjectKey {
 mod tests {
     use super::*;
     use chacha20poly1305::aead::{AeadInOut, KeyInit};
+    use data_encoding::HEXLOWER;
     use proptest::prelude::*;
 
     proptest! {
@@ -188,5 +203,51 @@ mod tests {
                 prop_assert_eq!(object.open(Domain::Slot, index, b"", &mut copy), Err(AuthError));
             }
         }
+    }
+
+    #[test]
+    #[should_panic(expected = "sealed twice")]
+    fn a_place_is_sealed_once() {
+        let object = ObjectKey::new(Cipher::Aes256Gcm, &[7; 32]);
+        object.seal(Domain::Slot, 3, b"", &mut [0; 20]);
+        object.seal(Domain::Tail, 3, b"", &mut [0; 20]);
+        object.seal(Domain::Slot, 3, b"", &mut [0; 20]);
+    }
+
+    #[test]
+    fn what_is_shorter_than_a_tag_does_not_open() {
+        for cipher in Cipher::ALL {
+            let object = ObjectKey::new(cipher, &[7; 32]);
+            for len in 0..=TAG_LEN {
+                assert_eq!(object.open(Domain::Slot, 0, b"", &mut vec![0; len]), Err(AuthError));
+            }
+        }
+    }
+
+    /// Known answers from OpenSSL, through Python: key, nonce layout and tag place of every cipher.
+    #[test]
+    fn every_cipher_seals_as_it_always_did() {
+        let key: [u8; 32] = std::array::from_fn(|i| i as u8);
+        for (cipher, expected) in [
+            (Cipher::ChaCha20Poly1305, "fc3512a02ad971eab47f03ec38c41df7a86cdb443e5f4698974d9af2"),
+            (Cipher::Aes256Gcm, "67b501062173e7639ab01a38ce5219c5a6582548052ccc02e962d8b2"),
+            (Cipher::Aes256GcmSiv, "84c5b5da8bccad1f54e5695f5112e301619dedda2f13f0fdd4b728f6"),
+        ] {
+            let mut buffer = b"akasha block".to_vec();
+            buffer.resize(buffer.len() + TAG_LEN, 0);
+            ObjectKey::new(cipher, &key).seal(Domain::Slot, 0x0102_0304, b"", &mut buffer);
+            assert_eq!(HEXLOWER.encode(&buffer), expected, "{cipher}");
+        }
+    }
+
+    #[test]
+    fn a_cipher_is_read_by_its_name_and_byte_only() {
+        for cipher in Cipher::ALL {
+            assert_eq!(cipher.name().parse(), Ok(cipher));
+            assert_eq!(Cipher::from_byte(cipher as u8), Some(cipher));
+        }
+        assert!("AES-256-GCM".parse::<Cipher>().is_err());
+        assert_eq!(Cipher::from_byte(0), None);
+        assert_eq!(Cipher::from_byte(4), None);
     }
 }

@@ -2,17 +2,20 @@
 //! this floor says how.
 //!
 //! Nonces cross no interface: an [`ObjectKey`] takes (domain, index) and is made for one object id, so that
-//! a nonce can be used twice only by sealing the same place of the same object twice.
+//! a nonce can be used twice only by sealing the same place of the same object twice. Debug builds, and so all tests, abort
+//! at that.
 
 mod content;
 mod keys;
 mod names;
 mod slot;
+mod used;
 
 pub use content::{Cipher, Domain, ObjectKey, TAG_LEN};
 pub use keys::{KeyTree, MasterKey, ObjectClass};
 pub use names::NameKey;
 pub use slot::{KdfCost, SlotKeys, WRAPPED_LEN, derive_slot_keys};
+pub use used::UsedIndexes;
 
 use sha2::{Digest, Sha256};
 

@@ -308,7 +308,8 @@ impl File {
 
     fn check(&self) -> Result<(), ConfigError> {
         let bad = |why: &str| Err(ConfigError::NotAConfig(why.to_owned()));
-        if let Some(flag) = self.incompat.first() {
+        // `ro_compat` flags would allow reading, but nothing here could hold the mount to that.
+        if let Some(flag) = self.incompat.iter().chain(&self.ro_compat).next() {
             return Err(ConfigError::Unsupported(format!("flag {flag:?}")));
         }
         if !self.keyring.is_empty() || self.epoch != 0 || self.epoch_min != 0 {
@@ -330,12 +331,21 @@ impl File {
             if slot.opaque.len() > OPAQUE_LEN_MAX || slot.label.len() > LABEL_LEN_MAX {
                 return bad("an oversized slot");
             }
+            // Before anything is paid for: a key derivation that nothing could come of is a trap.
+            hex::<32>(&slot.salt, "salt")?;
+            hex::<24>(&slot.nonce, "nonce")?;
+            hex::<32>(&slot.commitment, "commitment")?;
+            hex::<WRAPPED_LEN>(&slot.wrapped, "wrapped")?;
             if !slot.params().is_in_bounds() {
                 return Err(ConfigError::KdfOutOfBounds);
             }
         }
         self.geometry()?;
         self.cipher()?;
+        self.vault_id()?;
+        if !self.previous_seal.is_empty() {
+            hex::<32>(&self.previous_seal, "previous_seal")?;
+        }
         Ok(())
     }
 
@@ -479,7 +489,8 @@ pub fn change_password(
     let mut about = file.slot[index].info();
     about.kdf = cost(about.kdf);
     file.slot[index] = Slot::make(&master, file.epoch, &vault_id, new, about, entropy)?;
-    file.serial += 1;
+    // What TOML has no number for could not be written.
+    file.serial = (file.serial + 1).min(i64::MAX.cast_unsigned());
     file.previous_seal = HEXLOWER.encode(&seal);
     Ok(file.seal(&keys))
 }
@@ -597,6 +608,141 @@ mod tests {
             let edited = text.replacen(from, to, 1);
             let error = open(edited.as_bytes(), b"p").err();
             assert!(matches!(error, Some(ConfigError::Unsupported(_))), "{to}: {error:?}");
+        }
+    }
+
+    /// Each: a file that is refused before any password is tried.
+    macro_rules! refused_files {
+        ($($name:ident: $variant:ident, $edit:expr;)*) => { $(
+            #[test]
+            fn $name() {
+                let edit: fn(&str) -> String = $edit;
+                let edited = edit(fixture());
+                assert_ne!(edited, fixture());
+                let refused = public_info(edited.as_bytes()).map(|info| info.serial);
+                assert!(matches!(refused, Err(ConfigError::$variant { .. })), "{refused:?}");
+            }
+        )* };
+    }
+
+    fn fixture() -> &'static str {
+        static FIXTURE: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+        FIXTURE.get_or_init(|| {
+            let (bytes, _) = create(b"p", &params(), 7, &SeededEntropy::new(5)).unwrap();
+            assert!(public_info(&bytes).is_ok());
+            String::from_utf8(bytes).unwrap()
+        })
+    }
+
+    /// The value of `key` in the fixture, replaced by what `change` makes of it.
+    fn with(text: &str, key: &str, change: impl Fn(&str) -> String) -> String {
+        let start = text.find(&format!("\n{key} = ")).unwrap() + key.len() + 4;
+        let end = start + text[start..].find('\n').unwrap();
+        format!("{}{}{}", &text[..start], change(&text[start..end]), &text[end..])
+    }
+
+    /// The fixture with its slot written `count` times, under numbers from 1 on.
+    fn slots(text: &str, count: u32) -> String {
+        let slot_at = text.find("[[slot]]").unwrap();
+        let seal_at = text.rfind("\nseal = ").unwrap() + 1;
+        let slot = &text[slot_at..seal_at];
+        let all: Vec<String> =
+            (1..=count).map(|id| slot.replacen("id = 1", &format!("id = {id}"), 1)).collect();
+        format!("{}{}\n{}", &text[..slot_at], all.join("\n"), &text[seal_at..])
+    }
+
+    refused_files! {
+        an_empty_file: NotAConfig, |_| String::new();
+        a_file_of_line_feeds: NotAConfig, |_| "\n\n\n".to_owned();
+        a_file_longer_than_64_kib: NotAConfig, |t| format!("#{}\n{t}", "x".repeat(64 << 10));
+        a_file_without_a_seal: NotAConfig, |t| t[..t.rfind("seal = ").unwrap()].to_owned();
+        a_seal_without_its_line_feed: NotAConfig, |t| t[..t.len() - 1].to_owned();
+        a_line_behind_the_seal: NotAConfig, |t| format!("{t}\n");
+        a_comment_behind_the_seal: NotAConfig, |t| format!("{t}#\n");
+        a_seal_that_is_too_short: NotAConfig, |t| with(t, "seal", |s| s.replacen('"', "\"0", 1)[..64].to_owned() + "\"");
+        a_seal_in_capitals: NotAConfig, |t| with(t, "seal", str::to_uppercase);
+        line_ends_of_windows: NotAConfig, |t| t.replace('\n', "\r\n");
+        a_key_that_nobody_knows: NotAConfig, |t| format!("extra = 1\n{t}");
+        a_key_of_a_slot_that_nobody_knows: NotAConfig, |t| t.replacen("[[slot]]\n", "[[slot]]\nrun = \"sh\"\n", 1);
+        a_key_that_is_missing: NotAConfig, |t| t.replacen("placement = \"loose\"\n", "", 1);
+        a_key_that_is_there_twice: NotAConfig, |t| format!("serial = 1\n{t}");
+        a_newer_format: Unsupported, |t| t.replacen("format = 1", "format = 2", 1);
+        a_format_zero: Unsupported, |t| t.replacen("format = 1", "format = 0", 1);
+        a_newer_least_reader: Unsupported, |t| with(t, "min_reader", |_| "2".to_owned());
+        an_incompatible_flag: Unsupported, |t| with(t, "incompat", |_| "[\"x\"]".to_owned());
+        a_flag_that_forbids_writing: Unsupported, |t| with(t, "ro_compat", |_| "[\"x\"]".to_owned());
+        a_keyring: Unsupported, |t| with(t, "keyring", |_| "[\"x\"]".to_owned());
+        another_epoch: Unsupported, |t| with(t, "epoch", |_| "1".to_owned());
+        another_least_epoch: Unsupported, |t| with(t, "epoch_min", |_| "1".to_owned());
+        strict_placement: Unsupported, |t| with(t, "placement", |_| "\"strict\"".to_owned());
+        an_unknown_cipher: Unsupported, |t| with(t, "cipher", |_| "\"none\"".to_owned());
+        another_key_derivation: Unsupported, |t| with(t, "kdf", |_| "\"scrypt\"".to_owned());
+        a_block_that_is_no_power_of_two: NotAConfig, |t| with(t, "block_size", |_| "5000".to_owned());
+        a_block_too_small: NotAConfig, |t| with(t, "block_size", |_| "2048".to_owned());
+        a_block_too_large: NotAConfig, |t| with(t, "block_size", |_| "2097152".to_owned());
+        a_block_of_nothing: NotAConfig, |t| with(t, "block_size", |_| "0".to_owned());
+        a_negative_serial: NotAConfig, |t| with(t, "serial", |_| "-1".to_owned());
+        a_short_vault_id: NotAConfig, |t| with(t, "vault_id", |v| v.replacen('"', "\"0", 1));
+        a_previous_seal_that_is_none: NotAConfig, |t| with(t, "previous_seal", |_| "\"00\"".to_owned());
+        a_slot_with_a_short_salt: NotAConfig, |t| with(t, "salt", |_| "\"00\"".to_owned());
+        a_slot_with_a_short_nonce: NotAConfig, |t| with(t, "nonce", |_| "\"00\"".to_owned());
+        a_slot_with_a_short_commitment: NotAConfig, |t| with(t, "commitment", |_| "\"\"".to_owned());
+        a_slot_with_a_short_key: NotAConfig, |t| with(t, "wrapped", |_| "\"00\"".to_owned());
+        a_slot_with_a_salt_in_capitals: NotAConfig, |t| with(t, "salt", str::to_uppercase);
+        a_slot_with_a_long_label: NotAConfig, |t| with(t, "label", |_| format!("\"{}\"", "x".repeat(256)));
+        a_slot_with_a_long_challenge: NotAConfig, |t| with(t, "opaque", |_| format!("\"{}\"", "x".repeat(1025)));
+        a_slot_of_little_memory: KdfOutOfBounds, |t| with(t, "memory_kib", |_| "19455".to_owned());
+        a_slot_of_too_much_memory: KdfOutOfBounds, |t| with(t, "memory_kib", |_| "4194305".to_owned());
+        a_slot_of_one_pass: KdfOutOfBounds, |t| with(t, "passes", |_| "1".to_owned());
+        a_slot_of_too_many_passes: KdfOutOfBounds, |t| with(t, "passes", |_| "65".to_owned());
+        a_slot_of_no_lanes: KdfOutOfBounds, |t| with(t, "lanes", |_| "0".to_owned());
+        a_slot_of_too_many_lanes: KdfOutOfBounds, |t| with(t, "lanes", |_| "65".to_owned());
+        a_slot_of_more_than_32_bits: NotAConfig, |t| with(t, "memory_kib", |_| "4294986752".to_owned());
+        no_slots: NotAConfig, |t| slots(t, 0);
+        two_slots_of_one_number: NotAConfig, |t| slots(t, 2).replacen("id = 2", "id = 1", 1);
+        seventeen_slots: NotAConfig, |t| slots(t, 17);
+        tables_nested_without_end: NotAConfig, |t| format!("a = {}1\n{t}", "[".repeat(60_000));
+    }
+
+    #[test]
+    fn sixteen_slots_and_unknown_harmless_flags_are_fine() {
+        assert_eq!(public_info(slots(fixture(), 16).as_bytes()).unwrap().slots.len(), 16);
+        let flagged = with(fixture(), "compat", |_| "[\"x\"]".to_owned());
+        assert!(public_info(flagged.as_bytes()).is_ok());
+    }
+
+    #[test]
+    fn a_slot_of_another_kind_is_not_tried() {
+        let edited = with(fixture(), "kind", |_| "\"token\"".to_owned());
+        assert_eq!(open(edited.as_bytes(), b"p").err(), Some(ConfigError::WrongPassword));
+    }
+
+    #[test]
+    fn a_slot_of_another_vault_does_not_open() {
+        let (other, _) = create(b"p", &params(), 7, &SeededEntropy::new(6)).unwrap();
+        let other = String::from_utf8(other).unwrap();
+        let id = with(fixture(), "vault_id", |_| {
+            let at = other.find("\nvault_id = ").unwrap() + 12;
+            other[at..at + 34].to_owned()
+        });
+        let refused = open(id.as_bytes(), b"p").err();
+        assert_eq!(refused, Some(ConfigError::Damaged("a key slot does not authenticate")));
+    }
+
+    #[test]
+    fn the_seal_of_another_vault_does_not_fit() {
+        let edited = with(fixture(), "seal", |_| format!("\"{}\"", "0".repeat(64)));
+        let refused = open(edited.as_bytes(), b"p").err();
+        assert_eq!(refused, Some(ConfigError::Damaged("its seal does not fit")));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_panics_the_parser(text in ".{0,300}", at in proptest::prelude::any::<usize>()) {
+            let _ = public_info(text.as_bytes());
+            let mut at = at % fixture().len();
+            while !fixture().is_char_boundary(at) { at -= 1; }
+            let _ = public_info(format!("{}{text}{}", &fixture()[..at], &fixture()[at..]).as_bytes());
         }
     }
 }

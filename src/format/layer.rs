@@ -3,11 +3,12 @@
 //! The rule that everything rests on: an object id is drawn here, at random, and under its key each slot, map page
 //! and the tail are sealed once, ever. [`LayerSealer`] hands slots out once and is consumed by the tail.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::crypto::{Cipher, Domain, KeyTree, ObjectClass, ObjectKey, TAG_LEN};
+use crate::crypto::{Cipher, Domain, KeyTree, ObjectClass, ObjectKey, TAG_LEN, UsedIndexes};
 use crate::entropy::Entropy;
 
 use super::FormatError;
@@ -209,7 +210,31 @@ impl LayerKey {
             plain.extend_from_slice(&bytes[..len]);
         }
         let blocks = self.geometry.block_count(tail.size);
-        LayerMap::parse(&plain, tail.parents, tail.slots, blocks)
+        let map = LayerMap::parse(&plain, tail.parents, tail.slots, blocks)?;
+        self.check_parents(tail.entry_id, tail.commit, &map)?;
+        Ok(map)
+    }
+
+    /// What of a map depends on whose it is: parents are older versions of the same file, newest first.
+    fn check_parents(&self, file: EntryId, commit: u64, map: &LayerMap) -> Result<(), FormatError> {
+        let mut seen = HashSet::from([self.id]);
+        let mut newer = commit;
+        for parent in &map.parents {
+            if parent.owner != file {
+                return Err(FormatError::Map("a parent of another file"));
+            }
+            if parent.epoch != self.epoch {
+                return Err(FormatError::Map("a parent of another epoch"));
+            }
+            if !seen.insert(parent.layer) {
+                return Err(FormatError::Map("a parent that is there twice"));
+            }
+            if parent.commit >= newer {
+                return Err(FormatError::Map("parents out of order"));
+            }
+            newer = parent.commit;
+        }
+        Ok(())
     }
 }
 
@@ -321,8 +346,16 @@ impl Tail {
 }
 
 /// Slots of a layer that nobody else has or will have. Sealing consumes them.
+///
+/// ```compile_fail
+/// fn twice(run: akasha::format::SlotRun) -> (akasha::format::SlotRun, akasha::format::SlotRun) {
+///     (run.clone(), run)
+/// }
+/// ```
 #[derive(Debug)]
 pub struct SlotRun {
+    /// The layer whose slots they are.
+    layer: ObjectId,
     first: u64,
     count: u64,
 }
@@ -344,41 +377,9 @@ impl SlotRun {
     /// If the run is shorter.
     pub fn split(self, count: u64) -> (SlotRun, Option<SlotRun>) {
         assert!((1..=self.count).contains(&count), "a run is split inside itself");
-        let rest = SlotRun { first: self.first + count, count: self.count - count };
-        (SlotRun { first: self.first, count }, (rest.count > 0).then_some(rest))
-    }
-}
-
-/// Which slots were handed out: sorted, disjoint, not touching.
-#[derive(Default)]
-struct Burnt {
-    runs: std::collections::BTreeMap<u64, u64>,
-}
-
-impl Burnt {
-    fn end(&self) -> u64 {
-        self.runs.last_key_value().map_or(0, |(first, count)| first + count)
-    }
-
-    fn is_free(&self, first: u64, count: u64) -> bool {
-        let before = self.runs.range(..first + count).next_back();
-        before.is_none_or(|(at, len)| at + len <= first)
-    }
-
-    fn burn(&mut self, first: u64, count: u64) {
-        debug_assert!(self.is_free(first, count));
-        let (mut first, mut count) = (first, count);
-        if let Some((&at, &len)) = self.runs.range(..first).next_back()
-            && at + len == first
-        {
-            self.runs.remove(&at);
-            first = at;
-            count += len;
-        }
-        if let Some(len) = self.runs.remove(&(first + count)) {
-            count += len;
-        }
-        self.runs.insert(first, count);
+        let SlotRun { layer, first, count: all } = self;
+        let rest = SlotRun { layer, first: first + count, count: all - count };
+        (SlotRun { layer, first, count }, (rest.count > 0).then_some(rest))
     }
 }
 
@@ -386,7 +387,8 @@ impl Burnt {
 pub struct LayerSealer {
     header: [u8; HEADER_LEN],
     key: Arc<LayerKey>,
-    burnt: Mutex<Burnt>,
+    /// Every slot that was handed out.
+    burnt: Mutex<UsedIndexes>,
 }
 
 /// What [`LayerSealer::finish`] leaves.
@@ -410,7 +412,7 @@ impl LayerSealer {
         let id = ObjectId::random(entropy);
         let header = header(cipher, geometry, keys.epoch(), id);
         let key = Arc::new(LayerKey::new(keys, cipher, geometry, id, &header));
-        LayerSealer { header, key, burnt: Mutex::new(Burnt::default()) }
+        LayerSealer { header, key, burnt: Mutex::new(UsedIndexes::default()) }
     }
 
     /// The header's bytes.
@@ -424,21 +426,22 @@ impl LayerSealer {
     }
 
     /// `count` slots behind every slot that was ever reserved.
+    ///
+    /// # Panics
+    /// Beyond the 2^32 slots of a layer: a single edit would have to write 16 TiB or more.
     pub fn reserve(&self, count: u64) -> SlotRun {
         let mut burnt = self.burnt.lock();
         let first = burnt.end();
-        burnt.burn(first, count);
-        SlotRun { first, count }
+        let fits = first.checked_add(count).is_some_and(|end| end <= SLOTS_MAX);
+        assert!(fits && burnt.take(first, count), "a layer has at most 2^32 slots");
+        SlotRun { layer: self.key.id, first, count }
     }
 
-    /// Exactly these slots; `None` if any of them was reserved before.
+    /// Exactly these slots; `None` if any of them was reserved before, or is beyond a layer's 2^32.
     pub fn reserve_at(&self, first: u64, count: u64) -> Option<SlotRun> {
-        let mut burnt = self.burnt.lock();
-        if !burnt.is_free(first, count) {
-            return None;
-        }
-        burnt.burn(first, count);
-        Some(SlotRun { first, count })
+        let fits = first.checked_add(count).is_some_and(|end| end <= SLOTS_MAX);
+        let taken = fits && self.burnt.lock().take(first, count);
+        taken.then_some(SlotRun { layer: self.key.id, first, count })
     }
 
     /// Whether `slot` was never reserved.
@@ -455,13 +458,14 @@ impl LayerSealer {
     /// sure that nobody seals into it again.
     ///
     /// # Panics
-    /// If the lengths do not fit the run.
+    /// If the lengths do not fit the run, or the run is another layer's.
     #[allow(clippy::needless_pass_by_value)]
     pub fn seal(&self, run: SlotRun, plain: &[u8], out: &mut [u8]) {
         let block_len = usize::try_from(self.key.geometry.block_len()).expect("at most 1 MiB");
         let slots = plain.len().div_ceil(block_len);
-        assert!(slots as u64 == run.count && out.len() == plain.len() + slots * TAG_LEN);
-        let SlotRun { first, .. } = run;
+        let SlotRun { layer, first, count } = run;
+        assert!(slots as u64 == count && out.len() == plain.len() + slots * TAG_LEN);
+        assert!(layer == self.key.id, "slots of another layer");
         let places = out.chunks_mut(block_len + TAG_LEN);
         for (slot, (text, place)) in (first..).zip(plain.chunks(block_len).zip(places)) {
             place[..text.len()].copy_from_slice(text);
@@ -473,7 +477,8 @@ impl LayerSealer {
     /// a simple layer has no map.
     ///
     /// # Panics
-    /// If what it is told contradicts the format: the tail is parsed again before it is sealed.
+    /// If what it is told contradicts the format: map and tail are parsed again before they are sealed, since a top
+    /// that cannot be opened would cost the file.
     pub fn finish(
         self,
         fields: &TailFields,
@@ -485,9 +490,15 @@ impl LayerSealer {
         let mut bytes = Vec::new();
         let (mut map_pages, mut parents) = (0, 0);
         if let Some(map) = map {
+            parents = u32::try_from(map.parents.len()).expect("few parents");
             let mut plain = map.encode();
             let padding = geometry.map_padding(plain.len() as u64, PAGE_LEN as u64);
             plain.resize(plain.len() + usize::try_from(padding).expect("two slots at most"), 0);
+            let blocks = geometry.block_count(fields.size);
+            let parsed = LayerMap::parse(&plain, parents, slots, blocks);
+            assert!(parsed.as_ref() == Ok(map), "what is sealed can be opened: {parsed:?}");
+            let parents_fit = self.key.check_parents(fields.entry_id, fields.commit, map);
+            parents_fit.expect("what is sealed can be opened");
             for (page, text) in plain.chunks(PAGE_LEN).enumerate() {
                 let at = bytes.len();
                 bytes.extend_from_slice(text);
@@ -495,7 +506,6 @@ impl LayerSealer {
                 self.key.key.seal(Domain::MapPage, page as u64, b"", &mut bytes[at..]);
                 map_pages += 1;
             }
-            parents = u32::try_from(map.parents.len()).expect("few parents");
         }
         let tail = Tail {
             form: fields.form,
@@ -522,11 +532,16 @@ impl LayerSealer {
         };
         let len = HEADER_LEN as u64 + slots_len + tail.map_len + TAIL_LEN as u64;
         tail.check(geometry, len).expect("what is sealed can be opened");
+        let plain = tail.encode();
+        assert!(Tail::parse(&plain).as_ref() == Ok(&tail), "what is sealed can be opened");
         let at = bytes.len();
-        bytes.extend_from_slice(&tail.encode());
+        bytes.extend_from_slice(&plain);
         bytes.resize(at + TAIL_LEN, 0);
         self.key.key.seal(Domain::Tail, 0, b"", &mut bytes[at..]);
         let tag = TailTag(array(&bytes, at + TAIL_PLAIN_LEN));
         SealedEnd { bytes, tag, tail }
     }
 }
+
+#[cfg(test)]
+mod tests;
