@@ -17,6 +17,8 @@
 //! is not of the expected kind is an error (`ELOOP`, `ENOTDIR`, `EISDIR`, or `EIO` for fifos and devices). A failed
 //! sync is final: the caller abandons the file, no call here retries one.
 
+#[cfg(test)]
+mod contract;
 pub mod inherited;
 mod mapping;
 mod os_disk;

@@ -332,6 +332,9 @@ impl Backing for SimDisk {
         let state = self.enter(CallKind::List, b"")?;
         state.tree.may(dir.ino(), READ)?;
         state.tree.may(dir.ino(), SEARCH)?;
+        if state.tree.inode(dir.ino()).names == 0 {
+            return Err(errno(libc::ENOENT));
+        }
         let entries = state.tree.list(dir.ino()).into_iter();
         Ok(entries.map(|(name, kind)| RawEntry { name, kind }).collect())
     }
