@@ -644,7 +644,7 @@ fn a_mapping_copies_what_was_published<B: Backing>(disk: &B) {
 
 fn a_mapping_cut_under_the_reader_is_eio<B: Backing>(disk: &B) {
     let root = disk.root().unwrap();
-    put(disk, &root, b"file", &[5; 100_000]);
+    put(disk, &root, b"file", &vec![5; 100_000]);
     let mapping = disk.open(&root, b"file").unwrap().map(100_000).unwrap();
     disk.open_temp(&root, b"file").unwrap().set_len(0).unwrap();
     let mut out = vec![1; 50_000];

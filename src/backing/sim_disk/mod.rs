@@ -17,6 +17,8 @@ mod faults;
 mod handles;
 mod log;
 mod pages;
+#[cfg(test)]
+mod tests;
 mod tree;
 
 use std::io;
