@@ -343,12 +343,14 @@ fn a_safe_sector_keeps_its_bytes_while_its_neighbours_are_written() {
     let temp = put(&disk, &root, b"log", &[0; 4 * PAGE_LEN]);
     temp.write_at(0, &[1; 1024]).unwrap();
     disk.sync_all(&root).unwrap();
-    temp.write_at(1024, &[2; 1024]).unwrap();
+    temp.write_at(512, &[2; 1536]).unwrap();
     for seed in 0..500 {
         for rule in [CrashRule::Random { seed }, CrashRule::PerDirectory { seed }] {
             let bytes = disk.crash(&rule).read_path(b"log").unwrap();
             assert_eq!(bytes.len(), 4 * PAGE_LEN, "{rule:?}");
-            assert_eq!(bytes[..1024], [1; 1024], "{rule:?}");
+            assert_eq!(bytes[..512], [1; 512], "{rule:?}");
+            let second = &bytes[512..1024];
+            assert!(second == [1; 512] || second == [2; 512], "old or new, never zeros: {rule:?}");
             assert!(bytes[2048..].iter().all(|byte| *byte == 0), "{rule:?}");
         }
     }
@@ -368,6 +370,21 @@ fn a_failed_sync_drops_the_bytes_and_a_later_one_proves_nothing() {
     assert_eq!(&seen, b"bytes", "the page cache goes on showing them");
     let crashed = disk.crash(&CrashRule::Everything);
     assert_eq!(crashed.read_path(b"file").unwrap(), [0; 5]);
+}
+
+#[test]
+fn what_was_cut_stays_cut_after_a_failed_sync() {
+    let disk = SimDisk::new();
+    let root = disk.root().unwrap();
+    let temp = put(&disk, &root, b"file", b"old bytes");
+    disk.sync_all(&root).unwrap();
+    temp.set_len(0).unwrap();
+    disk.fail(1, libc::EIO, |kind| kind == CallKind::Sync);
+    temp.sync().unwrap_err();
+    temp.sync().unwrap();
+    temp.set_len(9).unwrap();
+    let crashed = disk.crash(&CrashRule::Everything);
+    assert_eq!(crashed.read_path(b"file").unwrap(), [0; 9]);
 }
 
 #[test]
@@ -503,7 +520,7 @@ fn a_disk_that_lies_about_syncing_all_is_found_out() {
 fn after_the_cut_every_call_fails() {
     let disk = SimDisk::new();
     let root = disk.root().unwrap();
-    put(&disk, &root, b"file", b"x");
+    let temp = put(&disk, &root, b"file", b"x");
     let file = disk.open(&root, b"file").unwrap();
     let mapping = file.map(1).unwrap();
     assert_eq!(disk.operations(), 2);
@@ -516,6 +533,8 @@ fn after_the_cut_every_call_fails() {
     assert_eq!(code(disk.list(&root)), Some(libc::EIO));
     assert_eq!(code(file.read_at(0, &mut [0])), Some(libc::EIO));
     assert_eq!(code(mapping.copy_out(0, &mut [0])), Some(libc::EIO));
+    assert_eq!(code(temp.sync()), Some(libc::EIO));
+    assert_eq!(code(disk.sync_all(&root)), Some(libc::EIO));
     let crashed = disk.crash(&CrashRule::Everything);
     assert_eq!(names(&crashed), ["file", "last"]);
     assert_eq!(crashed.read_path(b"file").unwrap(), b"x", "a cut is no failed sync");
@@ -573,6 +592,10 @@ fn a_full_disk_is_enospc_and_what_was_reserved_still_fits() {
     disk.unlink(&root, b"big").unwrap();
     assert_eq!(disk.space(&root).unwrap().blocks_free, 0, "the handle keeps the space");
     drop(big);
+    assert_eq!(disk.space(&root).unwrap().blocks_free, 3);
+    reserved.set_len(0).unwrap();
+    assert_eq!(disk.space(&root).unwrap().blocks_free, 5);
+    reserved.reserve(0, 2 * PAGE_LEN as u64).unwrap();
     assert_eq!(disk.space(&root).unwrap().blocks_free, 3);
     reserved.set_len(0).unwrap();
     assert_eq!(disk.space(&root).unwrap().blocks_free, 5);
