@@ -11,6 +11,7 @@ use super::{
     TempFile, check_name,
 };
 use crate::clock::Timestamp;
+use crate::entropy::{Entropy, SeededEntropy};
 
 /// Runs each test on both disks.
 macro_rules! contract {
@@ -708,4 +709,103 @@ fn space_is_told<B: Backing>(disk: &B) {
     assert!(space.unit_len.is_power_of_two());
     assert!(space.blocks >= space.blocks_free && space.blocks_free >= space.blocks_avail);
     assert!(space.name_max >= 255);
+}
+
+// ---- the two disks beside each other ---------------------------------------------------------
+
+/// What a random call said: its errno, or what it read.
+type Said = Result<Vec<u8>, Option<i32>>;
+
+/// Random calls on a handful of names in a few directories, through handles that grow stale.
+fn random_calls<B: Backing>(disk: &B, seed: u64, calls: usize) -> Vec<(u64, Said)> {
+    let entropy = SeededEntropy::new(seed);
+    let draw = |count: u64| entropy.next_u64() % count;
+    let name = || vec![b'a' + draw(6) as u8];
+    let mut dirs = vec![disk.root().unwrap()];
+    let mut temps: Vec<B::Temp> = Vec::new();
+    let mut said = Vec::new();
+    for _ in 0..calls {
+        let (first, second) = (draw(dirs.len() as u64), draw(dirs.len() as u64));
+        let (dir, other) = (&dirs[first as usize], &dirs[second as usize]);
+        let call = draw(20);
+        let result = match call {
+            0..=2 => disk.create_temp(dir, &name(), 0o600 + draw(0o100) as u32).map(|temp| {
+                temps.push(temp);
+                Vec::new()
+            }),
+            3 => disk.mkdir(dir, &name(), 0o700).map(|()| Vec::new()),
+            4 => disk.open_dir(dir, &name()).map(|opened| {
+                dirs.push(opened);
+                Vec::new()
+            }),
+            5 | 6 => {
+                let mode = match draw(3) {
+                    0 => RenameMode::Replace,
+                    1 => RenameMode::NoReplace,
+                    _ => RenameMode::Exchange,
+                };
+                disk.rename(dir, &name(), other, &name(), mode).map(|()| Vec::new())
+            }
+            7 => disk.link(dir, &name(), other, &name()).map(|()| Vec::new()),
+            8 => disk.unlink(dir, &name()).map(|()| Vec::new()),
+            9 => disk.rmdir(dir, &name()).map(|()| Vec::new()),
+            10 => disk.open_temp(dir, &name()).map(|temp| {
+                temps.push(temp);
+                Vec::new()
+            }),
+            11 => disk.open(dir, &name()).and_then(|file| {
+                let mut bytes = vec![0; file.stat()?.len as usize];
+                file.read_at(0, &mut bytes)?;
+                Ok(bytes)
+            }),
+            12 => disk.stat(dir, At::Name(&name())).map(|stat| {
+                let nlink = if stat.kind == FileKind::File { stat.nlink } else { 0 };
+                format!("{:?} {:o} {nlink}", stat.kind, stat.mode).into_bytes()
+            }),
+            13 => disk.list(dir).map(|mut entries| {
+                entries.sort_by(|left, right| left.name.cmp(&right.name));
+                format!("{entries:?}").into_bytes()
+            }),
+            14 => {
+                let change =
+                    AttrChange { mode: Some(0o700 + draw(0o100) as u32), ..Default::default() };
+                disk.set_attr(dir, At::Name(&name()), &change).map(|()| Vec::new())
+            }
+            15 => disk.sync_dir(dir).map(|()| Vec::new()),
+            call => {
+                if temps.is_empty() {
+                    continue;
+                }
+                let temp = &temps[draw(temps.len() as u64) as usize];
+                match call {
+                    16 | 17 => {
+                        let bytes = vec![draw(256) as u8; draw(6000) as usize];
+                        temp.write_at(draw(20_000), &bytes).map(|()| Vec::new())
+                    }
+                    18 => temp.set_len(draw(30_000)).map(|()| Vec::new()),
+                    _ => temp.stat().and_then(|stat| {
+                        let mut bytes = vec![0; stat.len as usize];
+                        temp.read_at(0, &mut bytes)?;
+                        bytes.push(stat.nlink as u8);
+                        Ok(bytes)
+                    }),
+                }
+            }
+        };
+        said.push((call, result.map_err(|error| error.raw_os_error())));
+    }
+    said
+}
+
+#[test]
+fn both_disks_say_the_same_to_random_calls() {
+    for seed in 0..10 {
+        let dir = tempfile::tempdir().unwrap();
+        let real = random_calls(&OsDisk::open(dir.path()).unwrap(), seed, 400);
+        let simulated = random_calls(&SimDisk::new(), seed, 400);
+        for (at, (real, simulated)) in real.iter().zip(&simulated).enumerate() {
+            assert!(real == simulated, "seed={seed} call={at}: {real:?} but {simulated:?}");
+        }
+        assert_eq!(real.len(), simulated.len(), "seed={seed}");
+    }
 }

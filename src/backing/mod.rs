@@ -21,6 +21,7 @@
 mod contract;
 pub mod inherited;
 mod mapping;
+mod os_calls;
 mod os_disk;
 pub mod process;
 mod sim_disk;

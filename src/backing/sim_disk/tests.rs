@@ -5,8 +5,9 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::backing::{Mapping, PublishedFile, TempFile};
+use crate::backing::{At, AttrChange, Backing, Mapping, PublishedFile, RenameMode, TempFile};
 use crate::entropy::{Entropy, SeededEntropy};
+use std::io;
 
 const SEEDS: std::ops::Range<u64> = 0..200;
 
