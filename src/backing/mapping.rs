@@ -27,6 +27,10 @@ use super::{Mapping, check_range};
 /// Most mappings that can exist at once in this process.
 const MAPPINGS_MAX: usize = 16384;
 
+/// Bytes copied out of a mapping after which its pages are given back: they stay in the page cache, but
+/// no longer count as this process's memory. Faulting as many in again costs a few microseconds.
+const TOUCHED_LEN_MAX: usize = 1 << 20;
+
 /// Pages asked about in one mincore(2).
 const RESIDENT_CHUNK_PAGES: usize = 256;
 
@@ -43,6 +47,24 @@ struct Mapped {
     // mapping can get it.
     slot: SlotGuard,
     map: MmapRaw,
+    /// Bytes copied out since the pages were last given back.
+    touched_len: AtomicUsize,
+}
+
+impl Mapped {
+    /// Counts bytes copied out; drops the pages from this process when they are many.
+    fn touch(&self, len: usize) {
+        if self.touched_len.fetch_add(len, Ordering::Relaxed) <= TOUCHED_LEN_MAX {
+            return;
+        }
+        self.touched_len.store(0, Ordering::Relaxed);
+        // SAFETY: the range is this live mapping's. For a shared file mapping MADV_DONTNEED forgets page
+        // table entries only: whoever copies meanwhile faults the same file in again, and zeros
+        // where the handler put them.
+        unsafe {
+            libc::madvise(self.map.as_mut_ptr().cast(), self.map.len(), libc::MADV_DONTNEED);
+        }
+    }
 }
 
 impl FileMapping {
@@ -64,7 +86,7 @@ impl FileMapping {
         let map = MmapOptions::new().len(len).map_raw_read_only(fd.as_raw_fd())?;
         // Whole pages: the tail of the last one belongs to the mapping too.
         let slot = SlotGuard::claim(map.as_ptr().addr(), len.next_multiple_of(page_len))?;
-        Ok(FileMapping { mapped: Some(Mapped { slot, map }) })
+        Ok(FileMapping { mapped: Some(Mapped { slot, map, touched_len: AtomicUsize::new(0) }) })
     }
 }
 
@@ -86,6 +108,7 @@ impl Mapping for FileMapping {
             let from = mapped.map.as_ptr().add(offset as usize);
             copy_once(from, out.as_mut_ptr(), out.len());
         }
+        mapped.touch(out.len());
         // Poisoned before the zeros were mapped, so zeros seen here imply the mark seen here.
         mapped.slot.check()
     }

@@ -9,6 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use fuser::{
@@ -45,8 +46,12 @@ thread_local! {
     static READ_BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// The threads for what may wait for a disk.
+/// The threads for what may wait for a disk, and the door that every request goes through.
 pub(super) struct Workers {
+    /// Requests that are being handled in event loops.
+    inside: AtomicUsize,
+    /// Nothing more is handled: the store is about to be closed.
+    shut: AtomicBool,
     /// Cold reads and directory loads.
     reads: Lane,
     /// Syncs, ends of writing, renames, truncations.
@@ -55,13 +60,40 @@ pub(super) struct Workers {
 
 impl Workers {
     pub fn new() -> Self {
-        Workers { reads: Lane::new("read", READ_THREADS), syncs: Lane::new("sync", SYNC_THREADS) }
+        Workers {
+            inside: AtomicUsize::new(0),
+            shut: AtomicBool::new(false),
+            reads: Lane::new("read", READ_THREADS),
+            syncs: Lane::new("sync", SYNC_THREADS),
+        }
     }
 
-    /// Waits until nothing is under way, or until `deadline`; tells whether nothing is.
-    pub fn drain(&self, deadline: Instant) -> bool {
+    /// Handles no further request (a mount that was cut off may still send some; they are answered EIO) and
+    /// waits until none is under way, or until `deadline`; tells whether none is.
+    pub fn shut(&self, deadline: Instant) -> bool {
+        self.shut.store(true, Ordering::SeqCst);
+        // An event loop hands over to the lanes while it is inside, so those are last.
+        while self.inside.load(Ordering::SeqCst) > 0 && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         let reads = self.reads.drain(deadline);
         self.syncs.drain(deadline) && reads
+    }
+
+    /// Lets a request in, unless the door is shut. Either `shut` sees it inside, or it sees the door shut.
+    fn enter(&self) -> Option<Inside<'_>> {
+        self.inside.fetch_add(1, Ordering::SeqCst);
+        let inside = Inside(&self.inside);
+        if self.shut.load(Ordering::SeqCst) { None } else { Some(inside) }
+    }
+}
+
+/// A request that is being handled.
+struct Inside<'a>(&'a AtomicUsize);
+
+impl Drop for Inside<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -85,6 +117,7 @@ impl<B: Backing> Adapter<B> {
 
     /// Runs a short request here.
     fn here(&self, request: impl FnOnce(&FileSystem<B>)) {
+        let Some(_inside) = self.workers.enter() else { return };
         if catch_unwind(AssertUnwindSafe(|| request(&self.fs))).is_err() {
             log::error!("a request panicked; it was answered with an I/O error");
         }
@@ -92,6 +125,7 @@ impl<B: Backing> Adapter<B> {
 
     /// Runs a request in a worker.
     fn in_worker(&self, lane: &Lane, request: impl FnOnce(&FileSystem<B>) + Send + 'static) {
+        let Some(_inside) = self.workers.enter() else { return };
         let fs = Arc::clone(&self.fs);
         lane.run(move || request(&fs));
     }
@@ -100,6 +134,15 @@ impl<B: Backing> Adapter<B> {
     fn with_dir(&self, dir: INodeNo, request: impl FnOnce(&FileSystem<B>) + Send + 'static) {
         if entry_id(dir).is_ok_and(|dir| !self.fs.is_loaded(dir)) {
             self.in_worker(&self.workers.reads, request);
+        } else {
+            self.here(request);
+        }
+    }
+
+    /// Runs a change of names in `dir`: here if nothing must be synced first.
+    fn with_names(&self, dir: INodeNo, request: impl FnOnce(&FileSystem<B>) + Send + 'static) {
+        if entry_id(dir).is_ok_and(|dir| !self.fs.is_settled(dir)) {
+            self.in_worker(&self.workers.syncs, request);
         } else {
             self.here(request);
         }
@@ -285,7 +328,7 @@ impl<B: Backing> Filesystem for Adapter<B> {
         reply: ReplyEntry,
     ) {
         let (ttl, caller, name) = (self.cache_time, caller(request), Name::new(name));
-        self.with_dir(parent, move |fs| {
+        self.with_names(parent, move |fs| {
             let made = entry_id(parent)
                 .and_then(|dir| fs.mkdir(dir, name.bytes(), NewMode { mode, umask }, caller));
             entry("mkdir in the directory", parent, ttl, made, reply);
@@ -294,7 +337,7 @@ impl<B: Backing> Filesystem for Adapter<B> {
 
     fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let name = Name::new(name);
-        self.with_dir(parent, move |fs| {
+        self.with_names(parent, move |fs| {
             let done = entry_id(parent).and_then(|dir| fs.unlink(dir, name.bytes()));
             empty("unlink in the directory", parent, done, reply);
         });
@@ -302,7 +345,7 @@ impl<B: Backing> Filesystem for Adapter<B> {
 
     fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let name = Name::new(name);
-        self.with_dir(parent, move |fs| {
+        self.with_names(parent, move |fs| {
             let done = entry_id(parent).and_then(|dir| fs.rmdir(dir, name.bytes()));
             empty("rmdir in the directory", parent, done, reply);
         });
@@ -336,15 +379,26 @@ impl<B: Backing> Filesystem for Adapter<B> {
         reply: ReplyEmpty,
     ) {
         let (name, new_name) = (Name::new(name), Name::new(new_name));
-        // It commits a changed file that moves.
-        self.in_worker(&self.workers.syncs, move |fs| {
+        let may_wait = match (entry_id(parent), entry_id(new_parent)) {
+            (Ok(from), Ok(to)) => {
+                self.fs.rename_may_wait((from, name.bytes()), (to, new_name.bytes()))
+            }
+            _ => false,
+        };
+        let request = move |fs: &FileSystem<B>| {
             let done = rename_flags(flags).and_then(|flags| {
                 let from = (entry_id(parent)?, name.bytes());
                 let to = (entry_id(new_parent)?, new_name.bytes());
                 fs.rename(from, to, flags)
             });
             empty("rename in the directory", parent, done, reply);
-        });
+        };
+        // It may have to commit a changed file that moves, and an exchange always syncs.
+        if may_wait || flags.contains(fuser::RenameFlags::RENAME_EXCHANGE) {
+            self.in_worker(&self.workers.syncs, request);
+        } else {
+            self.here(request);
+        }
     }
 
     fn link(&self, _: &Request, inode: INodeNo, _: INodeNo, _: &OsStr, reply: ReplyEntry) {

@@ -89,6 +89,17 @@ pub(super) struct Mounted {
 #[derive(Clone, Debug)]
 pub(super) struct MountPoint(PathBuf);
 
+/// What stands on a mountpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    /// No mount of this filesystem.
+    Free,
+    /// One whose daemon is gone.
+    Dead,
+    /// One that answers.
+    Alive,
+}
+
 impl MountPoint {
     pub fn path(&self) -> &Path {
         &self.0
@@ -103,6 +114,27 @@ impl MountPoint {
             Ok(()) => Ok(()),
             Err(Errno::PERM) => self.unmount_by_helper(lazy),
             Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Detaches the mount if it is one of this filesystem's that nobody serves any more.
+    pub fn detach_if_dead(&self) {
+        if self.state() == Standing::Dead
+            && let Err(error) = self.unmount(true)
+        {
+            log::warn!("the dead mount cannot be detached: {error}");
+        }
+    }
+
+    /// What stands on the path.
+    fn state(&self) -> Standing {
+        if top_mount_type(&self.0).as_deref() != Some(FS_TYPE) {
+            return Standing::Free;
+        }
+        // Unlike stat, which the kernel may answer from memory, this asks the daemon.
+        match rustix::fs::statfs(&self.0) {
+            Err(Errno::NOTCONN | Errno::CONNABORTED) => Standing::Dead,
+            Ok(_) | Err(_) => Standing::Alive,
         }
     }
 
@@ -151,12 +183,10 @@ fn checked_mountpoint(path: &Path) -> Result<MountPoint, MountError> {
         }
         Err(error) => return inaccessible(error),
     };
-    if top_mount_type(point.path()).as_deref() == Some(FS_TYPE) {
-        // Unlike stat, which the kernel may answer from memory, this asks the daemon.
-        match rustix::fs::statfs(point.path()) {
-            Err(Errno::NOTCONN | Errno::CONNABORTED) => detach_dead(&point)?,
-            Ok(_) | Err(_) => return Err(MountError::Occupied(path.to_owned())),
-        }
+    match point.state() {
+        Standing::Free => {}
+        Standing::Dead => detach_dead(&point)?,
+        Standing::Alive => return Err(MountError::Occupied(path.to_owned())),
     }
     match std::fs::metadata(point.path()) {
         Ok(found) if found.is_dir() => Ok(point),

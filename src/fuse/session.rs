@@ -1,7 +1,7 @@
 //! A mount from its start to its clean end.
 //!
-//! The order of the end: no new requests (unmounted, or cut off after the grace time); workers drained;
-//! handles closed; maintenance stopped; the store closed, which commits everything.
+//! The order of the end: no new requests (unmounted, or cut off after the grace time); those under way finished;
+//! maintenance stopped; handles closed; the store closed, which commits everything.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -114,11 +114,15 @@ fn serve_until_ended<B: Backing>(
         drop(maintenance);
         ended
     });
-    if watched.is_err() {
+    if let Err(ServeError::Thread(_)) = watched {
         let _ = point.unmount(true);
     }
-    if !workers.drain(Instant::now() + DRAIN) {
+    if !workers.shut(Instant::now() + DRAIN) {
         log::warn!("requests are still waiting for the disk; going on without them");
+    }
+    if let Err(ServeError::Connection(_)) = watched {
+        // Never a plain unmount here: somebody else's mount may stand there by now.
+        point.detach_if_dead();
     }
     watched
 }

@@ -13,7 +13,6 @@ init)
     ;;
 mount) exec "$akasha" mount "$2" plain "${with[@]}" ;;
 mount-on) exec "$akasha" mount vault "$2" "${with[@]}" ;;
-no-fusermount) PATH=/nowhere exec "$akasha" mount vault plain "${with[@]}" ;;
 work)
     trap 'fusermount3 -uzq plain || true' EXIT
     bash "$0" init
