@@ -208,7 +208,7 @@ impl SimDisk {
         self.shared.state.lock().tree.capacity_pages = bytes.map(|bytes| bytes / PAGE_LEN as u64);
     }
 
-    /// Whether [`RenameMode::Exchange`] works; else it is EINVAL, as on many network filesystems.
+    /// Whether [`RenameMode::Exchange`](crate::backing::RenameMode::Exchange) works; else it is EINVAL, as on many network filesystems.
     pub fn set_exchange(&self, has_exchange: bool) {
         self.shared.state.lock().tree.has_exchange = has_exchange;
     }
