@@ -361,7 +361,7 @@ fn as_nobody(place: &Path, args: &[&str]) -> Command {
 }
 
 /// The same command in a mount namespace in which every fusermount3 is an unusable file.
-fn without_fusermount(command: Command) -> Command {
+fn without_fusermount(command: &Command) -> Command {
     let inside =
         "for helper in /usr/bin/fusermount3 /bin/fusermount3 /usr/local/bin/fusermount3; do
         if [ -e \"$helper\" ]; then mount --bind /dev/null \"$helper\"; fi
@@ -398,7 +398,7 @@ fn an_ordinary_user_without_fusermount3_or_permission_is_told_so() {
     }
     let place = place_of_nobody();
     succeed(&mut as_nobody(place.path(), &["init"]));
-    refused(17, &mut without_fusermount(as_nobody(place.path(), &["mount", "vault"])));
+    refused(17, &mut without_fusermount(&as_nobody(place.path(), &["mount", "vault"])));
     let forbidden = place.path().join("of root");
     fs::create_dir(&forbidden).unwrap();
     refused(18, &mut as_nobody(place.path(), &["mount-on", "of root"]));
