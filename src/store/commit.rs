@@ -571,13 +571,21 @@ impl<B: Backing> Store<B> {
         self.sync_path(node)
     }
 
-    /// The names in `dir`, and those that lead to it, are durable on return; files that wait to appear in it are committed.
+    /// The names in `dir`, and those that lead to it, are durable on return; files that wait to appear in it are committed. A
+    /// new file that is still being written is not: its first version is its writer's to publish, by fsync or close.
     pub fn fsync_dir(&self, dir: &Arc<Node<B>>) -> Result<()> {
         if self.core.options.read_only {
             return Ok(());
         }
-        let pending: Vec<Arc<Node<B>>> =
-            dir.dir()?.state.lock().pending.values().cloned().collect();
+        let pending: Vec<Arc<Node<B>>> = dir
+            .dir()?
+            .state
+            .lock()
+            .pending
+            .values()
+            .filter(|node| node.place.lock().away || !has_writers(node))
+            .cloned()
+            .collect();
         self.commit(&pending)?;
         self.restore_touched();
         let latest = dir.dir()?.names.latest();
@@ -686,6 +694,10 @@ fn needs_commit<B: Backing>(node: &Arc<Node<B>>, target: u64) -> bool {
         }
     }
     node.place.lock().away
+}
+
+fn has_writers<B: Backing>(node: &Arc<Node<B>>) -> bool {
+    node.file().is_ok_and(|body| body.state.read().writers > 0)
 }
 
 fn changes<B: Backing>(node: &Arc<Node<B>>) -> u64 {

@@ -261,13 +261,20 @@ impl<B: Backing> Store<B> {
     /// Removes a file's name.
     pub fn unlink(&self, dir: &Arc<Node<B>>, name: &[u8]) -> Result<()> {
         self.check_change(name)?;
+        self.try_until(|| self.try_unlink(dir, name))
+    }
+
+    fn try_unlink(&self, dir: &Arc<Node<B>>, name: &[u8]) -> Result<Tried<B, ()>> {
         let mut state = self.lock_dir(dir)?;
+        if has_dead(&state, name) {
+            return Ok(Tried::Blocked(Blocked::Settle(Arc::clone(dir))));
+        }
         let entry = state.map().get(name).ok_or(StoreError::NotFound)?;
         if entry.kind == EntryKind::Dir {
             return Err(StoreError::IsADirectory);
         }
         if entry.damaged {
-            return self.remove_damaged(dir, &mut state, name, entry.id);
+            return self.remove_damaged(dir, &mut state, name, entry.id).map(Tried::Done);
         }
         if entry.published {
             let live = self.nodes.get(entry.id);
@@ -286,7 +293,7 @@ impl<B: Backing> Store<B> {
         state.replaces.remove(&entry.id);
         state.sealed_as.remove(&entry.id);
         self.changed_names(&mut state);
-        Ok(())
+        Ok(Tried::Done(()))
     }
 
     /// The mount's times of a directory after its names changed.
@@ -459,6 +466,9 @@ impl<B: Backing> Store<B> {
                 self.node_of(dir, &state, name, &entry)?
             };
             let mut locked = Locked::lock(self, dir, &child)?;
+            if has_dead(locked.of(dir), name) {
+                return Ok(Tried::Blocked(Blocked::Settle(Arc::clone(dir))));
+            }
             let still = locked.of(dir).map().get(name).is_some_and(|entry| entry.id == child.id());
             if !still {
                 return Err(StoreError::NotFound);
@@ -519,6 +529,42 @@ impl<B: Backing> Store<B> {
         Ok(())
     }
 
+    /// Whether names of `dir` can be changed without waiting for a scan or a sync.
+    pub fn is_settled(&self, dir: &Arc<Node<B>>) -> bool {
+        let Ok(body) = dir.dir() else { return true };
+        let Some(state) = body.state.try_lock() else { return false };
+        state.map.is_some()
+            && state.doomed.is_empty()
+            && state.under.is_empty()
+            && state.vacated.values().all(|vacated| vacated.by != VacatedBy::Moved)
+    }
+
+    /// Whether [`Store::rename`] of these names may have to wait for a scan, a sync or a commit.
+    pub fn rename_may_wait(
+        &self,
+        dir: &Arc<Node<B>>,
+        name: &[u8],
+        to_dir: &Arc<Node<B>>,
+        to_name: &[u8],
+    ) -> bool {
+        if !self.is_settled(dir) || !self.is_settled(to_dir) {
+            return true;
+        }
+        let entry = |dir: &Arc<Node<B>>, name: &[u8]| {
+            let state = dir.dir().ok()?.state.lock();
+            state.map.as_ref().and_then(|map| map.get(name))
+        };
+        let Some(source) = entry(dir, name) else { return false };
+        let target = entry(to_dir, to_name);
+        // An empty directory that is replaced must be scanned; a changed file that replaces is committed.
+        let dirty = source.published
+            && self
+                .nodes
+                .get(source.id)
+                .is_some_and(|node| matches!(may_move_now(&node, true), MoveNow::AfterCommit));
+        target.is_some_and(|target| target.kind == EntryKind::Dir || dirty)
+    }
+
     /// Renames. One atomic step in the mount; after a power cut the target is the old or the new
     /// one, whole.
     pub fn rename(
@@ -567,6 +613,9 @@ impl<B: Backing> Store<B> {
             _ => {}
         }
         let node = self.node_of(dir, locked.of(dir), name, &source)?;
+        if has_dead(locked.of(dir), name) {
+            return Ok(Tried::Blocked(Blocked::Settle(Arc::clone(dir))));
+        }
         // A pending entry that covers a committed one may not leave it bare: commit it here first.
         if !source.published && locked.of(dir).under.contains_key(name) {
             return Ok(Tried::Blocked(Blocked::Commit(node)));
@@ -1153,6 +1202,15 @@ fn may_move_now<B: Backing>(node: &Arc<Node<B>>, replaces: bool) -> MoveNow {
         // The kernel may hold pages of it that were written before the rename.
         (true, true, _) => MoveNow::WithCommit,
     }
+}
+
+/// Whether an entry that `name` replaced is still there. It must be gone, durably, before the entry that
+/// hides it leaves: it would come back.
+fn has_dead<B: Backing>(state: &DirState<B>, name: &[u8]) -> bool {
+    state
+        .doomed
+        .iter()
+        .any(|doomed| *doomed.name == *name && matches!(doomed.what, Doom::Entry { .. }))
 }
 
 enum MoveNow {
