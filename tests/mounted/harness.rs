@@ -100,6 +100,9 @@ impl Vault {
         let mut mount = akasha();
         mount.arg("mount").arg(self.dir()).arg(self.mountpoint());
         mount.arg("--password-file").arg(self.password_file()).args(&self.setup.mount_args);
+        if let Some(level) = std::env::var_os("AKASHA_LOG") {
+            mount.arg("--log-level").arg(level);
+        }
         mount
     }
 
