@@ -43,6 +43,9 @@ mod residents;
 mod runs;
 mod snapshot;
 mod temp;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
 mod tree;
 pub mod vault;
 
