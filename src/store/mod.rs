@@ -45,6 +45,9 @@ mod runs;
 mod settle;
 mod snapshot;
 mod temp;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
 mod tree;
 pub mod vault;
 
