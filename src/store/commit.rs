@@ -25,7 +25,7 @@ use crate::format::layer_file_name;
 
 use super::Store;
 use super::core::CommitPolicy;
-use super::dir::Doom;
+use super::dir::{Doom, Under};
 use super::dirmap::MapEntry;
 use super::error::{Attempt, Result, StoreError};
 use super::finish::{self, Finished, older_spot};
@@ -426,7 +426,10 @@ impl<B: Backing> Store<B> {
         from: &TreeSpot<B>,
         link: &Link<B>,
     ) -> Result<()> {
-        locked.of(&from.dir).under.remove(&from.name);
+        let left = locked.of(&from.dir);
+        if matches!(left.under.get(&from.name), Some(Under::MovedAway(_))) {
+            left.under.remove(&from.name);
+        }
         let state = locked.of(&link.dir);
         state.pending.remove(&node.id());
         let entry = MapEntry { id: node.id(), kind: node.kind(), published: true, damaged: false };
