@@ -8,7 +8,6 @@
 
 #![allow(unsafe_code)]
 
-use std::ffi::CString;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -16,17 +15,20 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rustix::fs::{
-    AtFlags, CWD, FallocateFlags, FileType, FlockOperation, Gid, Mode, OFlags, RawDir, RenameFlags,
-    ResolveFlags, Timespec, Timestamps, Uid, XattrFlags,
+    AtFlags, CWD, FallocateFlags, FileType, FlockOperation, Mode, OFlags, RawDir, RenameFlags,
+    XattrFlags,
 };
 use rustix::io::{Errno, retry_on_intr};
 
 use super::mapping::FileMapping;
+use super::os_calls::{
+    change_open, checked_stat, chmod_nofollow, has_file_capabilities, kernel_is_at_least,
+    open_beneath, owner_of, pread_exact, probe_openat2, pwrite_all, stat_at, stat_of, times_of,
+};
 use super::{
     At, AttrChange, Backing, FileKind, PublishedFile, RawEntry, RenameMode, SpaceStat, Stat,
     TempFile, check_name,
 };
-use crate::clock::Timestamp;
 
 const EXT4_MAGIC: u64 = 0xEF53;
 const XFS_MAGIC: u64 = 0x5846_5342;
@@ -40,9 +42,6 @@ const LIST_BUFFER_LEN: usize = 64 * 1024;
 const XATTR_FIRST_TRY_LEN: usize = 256;
 /// `XATTR_SIZE_MAX` of the kernel.
 const XATTR_LEN_MAX: usize = 64 * 1024;
-
-/// How often an open is tried again that the kernel found raced (openat2(2), EAGAIN).
-const OPEN_RACES_MAX: usize = 64;
 
 /// A vault directory of the operating system.
 #[derive(Debug)]
@@ -148,7 +147,7 @@ impl Backing for OsDisk {
             Ok(fd) => Ok(OsDir { fd: Arc::new(fd) }),
             // Without openat2, O_DIRECTORY hides that it is a symbolic link.
             Err(error) if error.raw_os_error() == Some(libc::ENOTDIR) => {
-                Err(stat_at(dir, name)?.1.refuse(FileKind::Dir).unwrap_or(error))
+                Err(stat_at(dir.fd.as_fd(), name)?.1.refuse(FileKind::Dir).unwrap_or(error))
             }
             Err(error) => Err(error),
         }
@@ -174,7 +173,7 @@ impl Backing for OsDisk {
             let kind = match entry.file_type() {
                 FileType::RegularFile => FileKind::File,
                 FileType::Directory => FileKind::Dir,
-                FileType::Unknown => match stat_at(dir, name) {
+                FileType::Unknown => match stat_at(dir.fd.as_fd(), name) {
                     Ok((stat, _)) => stat.kind,
                     // Removed since the listing was read.
                     Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
@@ -192,7 +191,7 @@ impl Backing for OsDisk {
             At::This => Ok(stat_of(&rustix::fs::fstat(&dir.fd)?)),
             At::Name(name) => {
                 check_name(name)?;
-                Ok(stat_at(dir, name)?.0)
+                Ok(stat_at(dir.fd.as_fd(), name)?.0)
             }
         }
     }
@@ -203,7 +202,7 @@ impl Backing for OsDisk {
             At::Name(name) => name,
         };
         check_name(name)?;
-        let (stat, kind) = stat_at(dir, name)?;
+        let (stat, kind) = stat_at(dir.fd.as_fd(), name)?;
         if let Some(refusal) = kind.refuse(stat.kind) {
             return Err(refusal);
         }
@@ -287,7 +286,7 @@ impl Backing for OsDisk {
     fn mkdir(&self, dir: &OsDir, name: &[u8], mode: u32) -> io::Result<()> {
         check_name(name)?;
         rustix::fs::mkdirat(&dir.fd, name, Mode::from_raw_mode(mode))?;
-        if stat_at(dir, name)?.0.mode != mode {
+        if stat_at(dir.fd.as_fd(), name)?.0.mode != mode {
             chmod_nofollow(dir.fd.as_fd(), name, mode)?;
         }
         Ok(())
@@ -312,7 +311,7 @@ impl Backing for OsDisk {
             // A filesystem without the flag (NFS). The vault has one mounter, which orders its own
             // changes of a name, so nobody takes the target between these two calls.
             Err(Errno::INVAL) if mode == RenameMode::NoReplace => {
-                if stat_at(to_dir, to).is_ok() {
+                if stat_at(to_dir.fd.as_fd(), to).is_ok() {
                     return Err(Errno::EXIST.into());
                 }
                 rustix::fs::renameat(&from_dir.fd, from, &to_dir.fd, to)
@@ -501,172 +500,131 @@ impl OsDisk {
     }
 }
 
-/// The exact kind of an object, to choose the error by where it is refused.
-#[derive(Clone, Copy)]
-struct RawKind(FileType);
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::os::unix::net::UnixListener;
 
-impl RawKind {
-    /// The error for using this object as a `wanted`; `None` if it is one. Wanting
-    /// [`FileKind::Other`] refuses everything that a vault does not hold.
-    fn refuse(self, wanted: FileKind) -> Option<io::Error> {
-        let errno = match (self.0, wanted) {
-            (FileType::RegularFile, FileKind::File) | (FileType::Directory, FileKind::Dir) => {
-                return None;
+    use super::*;
+
+    /// A vault directory with what an attacker may put in it, opened with and without openat2.
+    fn hostile() -> (tempfile::TempDir, [OsDisk; 2]) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        std::fs::create_dir(path("outside")).unwrap();
+        std::fs::write(path("outside/file"), b"secret").unwrap();
+        let vault = path("vault");
+        std::fs::create_dir(&vault).unwrap();
+        symlink("../outside/file", vault.join("file-link")).unwrap();
+        symlink("../outside", vault.join("dir-link")).unwrap();
+        symlink("nowhere", vault.join("dangling")).unwrap();
+        rustix::fs::mkfifoat(CWD, vault.join("fifo"), Mode::from_raw_mode(0o600)).unwrap();
+        UnixListener::bind(vault.join("socket")).unwrap();
+        let new = OsDisk::open(&vault).unwrap();
+        let old = OsDisk { has_openat2: false, ..OsDisk::open(&vault).unwrap() };
+        (dir, [new, old])
+    }
+
+    fn code<T>(result: io::Result<T>) -> Option<i32> {
+        result.err().expect("the call should have failed").raw_os_error()
+    }
+
+    #[test]
+    fn links_fifos_and_sockets_are_refused_at_once() {
+        let (_dir, disks) = hostile();
+        for disk in disks {
+            let root = disk.root().unwrap();
+            for (name, expected) in [
+                (&b"file-link"[..], libc::ELOOP),
+                (b"dir-link", libc::ELOOP),
+                (b"dangling", libc::ELOOP),
+                (b"fifo", libc::EIO),
+                (b"socket", libc::EIO),
+            ] {
+                let at = At::Name(name);
+                let change = AttrChange { mode: Some(0o777), ..Default::default() };
+                let results = [
+                    disk.open(&root, name).map(drop),
+                    disk.open_temp(&root, name).map(drop),
+                    disk.lock(&root, name, true).map(drop),
+                    disk.set_attr(&root, at, &change),
+                    disk.get_xattr(&root, at, b"user.akasha.x").map(drop),
+                    disk.set_xattr(&root, at, b"user.akasha.x", Some(b"v")),
+                ];
+                for (call, result) in results.into_iter().enumerate() {
+                    let about = format!("call {call} on {:?}", String::from_utf8_lossy(name));
+                    assert_eq!(code(result), Some(expected), "{about}");
+                }
+                assert_eq!(disk.stat(&root, at).unwrap().kind, FileKind::Other);
+                let is_link = expected == libc::ELOOP;
+                let expected = if is_link { libc::ELOOP } else { libc::ENOTDIR };
+                assert_eq!(code(disk.open_dir(&root, name)), Some(expected));
+                assert_eq!(code(disk.create_temp(&root, name, 0o600)), Some(libc::EEXIST));
             }
-            (FileType::Symlink, _) => Errno::LOOP,
-            (_, FileKind::Dir) => Errno::NOTDIR,
-            (FileType::Directory, _) => Errno::ISDIR,
-            _ => Errno::IO,
+            let kinds = disk.list(&root).unwrap();
+            assert!(kinds.iter().all(|entry| entry.kind == FileKind::Other));
+            assert_eq!(kinds.len(), 5);
+        }
+    }
+
+    #[test]
+    fn a_link_swapped_in_before_chmod_is_not_followed() {
+        let (dir, [disk, _]) = hostile();
+        let target = dir.path().join("outside/file");
+        std::fs::set_permissions(&target, PermissionsExt::from_mode(0o600)).unwrap();
+        let root = disk.root().unwrap();
+        let refused = chmod_nofollow(root.fd.as_fd(), b"file-link", 0o777);
+        assert_eq!(code(refused), Some(libc::ELOOP));
+        let mode = std::fs::metadata(&target).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o600);
+    }
+
+    #[test]
+    fn damage_can_be_moved_and_removed() {
+        let (dir, [disk, _]) = hostile();
+        let root = disk.root().unwrap();
+        for name in [&b"file-link"[..], b"dir-link", b"dangling", b"fifo", b"socket"] {
+            disk.rename(&root, name, &root, b"moved", RenameMode::NoReplace).unwrap();
+            disk.unlink(&root, b"moved").unwrap();
+        }
+        assert!(disk.list(&root).unwrap().is_empty());
+        assert_eq!(std::fs::read(dir.path().join("outside/file")).unwrap(), b"secret");
+    }
+
+    #[test]
+    fn the_vault_itself_may_lie_behind_a_link() {
+        let (dir, _) = hostile();
+        symlink("vault", dir.path().join("link")).unwrap();
+        let disk = OsDisk::open(&dir.path().join("link")).unwrap();
+        assert_eq!(disk.list(&disk.root().unwrap()).unwrap().len(), 5);
+        let file = OsDisk::open(&dir.path().join("outside/file"));
+        assert_eq!(code(file), Some(libc::ENOTDIR));
+    }
+
+    #[test]
+    fn the_umask_does_not_apply() {
+        // The umask is the process's: a child of its own, as the other tests make files too.
+        let test = "backing::os_disk::tests::the_umask_does_not_apply";
+        if std::env::var("AKASHA_TEST_CHILD").is_err() {
+            let child = std::process::Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", test])
+                .env("AKASHA_TEST_CHILD", test)
+                .status();
+            assert!(child.unwrap().success());
+            return;
+        }
+        rustix::process::umask(Mode::from_raw_mode(0o777));
+        let (_dir, [disk, _]) = {
+            let dir = tempfile::tempdir().unwrap();
+            std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o700)).unwrap();
+            let open = || OsDisk::open(dir.path()).unwrap();
+            let disks = [open(), open()];
+            (dir, disks)
         };
-        Some(errno.into())
+        let root = disk.root().unwrap();
+        assert_eq!(disk.create_temp(&root, b"f", 0o666).unwrap().stat().unwrap().mode, 0o666);
+        disk.mkdir(&root, b"d", 0o1777).unwrap();
+        assert_eq!(disk.stat(&root, At::Name(b"d")).unwrap().mode, 0o1777);
     }
-}
-
-fn checked_stat(fd: &OwnedFd, wanted: FileKind) -> io::Result<Stat> {
-    let raw = rustix::fs::fstat(fd)?;
-    match RawKind(FileType::from_raw_mode(raw.st_mode)).refuse(wanted) {
-        Some(refusal) => Err(refusal),
-        None => Ok(stat_of(&raw)),
-    }
-}
-
-fn stat_at(dir: &OsDir, name: &[u8]) -> io::Result<(Stat, RawKind)> {
-    let raw = rustix::fs::statat(&dir.fd, name, AtFlags::SYMLINK_NOFOLLOW)?;
-    Ok((stat_of(&raw), RawKind(FileType::from_raw_mode(raw.st_mode))))
-}
-
-// The widths of `struct stat` differ between architectures.
-#[allow(clippy::unnecessary_cast, clippy::cast_sign_loss, clippy::useless_conversion)]
-fn stat_of(raw: &rustix::fs::Stat) -> Stat {
-    let timestamp = |secs, nanos| Timestamp { secs, nanos };
-    Stat {
-        kind: match FileType::from_raw_mode(raw.st_mode) {
-            FileType::RegularFile => FileKind::File,
-            FileType::Directory => FileKind::Dir,
-            _ => FileKind::Other,
-        },
-        len: raw.st_size as u64,
-        blocks_512: raw.st_blocks as u64,
-        mode: raw.st_mode as u32 & 0o7777,
-        uid: raw.st_uid,
-        gid: raw.st_gid,
-        nlink: raw.st_nlink as u32,
-        ino: raw.st_ino,
-        atime: timestamp(raw.st_atime as i64, raw.st_atime_nsec as u32),
-        mtime: timestamp(raw.st_mtime as i64, raw.st_mtime_nsec as u32),
-        ctime: timestamp(raw.st_ctime as i64, raw.st_ctime_nsec as u32),
-    }
-}
-
-fn change_open(fd: BorrowedFd<'_>, change: &AttrChange) -> io::Result<()> {
-    // The owner first: chown(2) clears set-id bits.
-    if change.uid.is_some() || change.gid.is_some() {
-        let (uid, gid) = owner_of(change);
-        rustix::fs::fchown(fd, uid, gid)?;
-    }
-    if let Some(mode) = change.mode {
-        rustix::fs::fchmod(fd, Mode::from_raw_mode(mode))?;
-    }
-    if let Some(times) = times_of(change) {
-        rustix::fs::futimens(fd, &times)?;
-    }
-    Ok(())
-}
-
-fn owner_of(change: &AttrChange) -> (Option<Uid>, Option<Gid>) {
-    (change.uid.map(Uid::from_raw), change.gid.map(Gid::from_raw))
-}
-
-fn times_of(change: &AttrChange) -> Option<Timestamps> {
-    if change.atime.is_none() && change.mtime.is_none() {
-        return None;
-    }
-    let spec = |time: Option<Timestamp>| match time {
-        Some(time) => Timespec { tv_sec: time.secs, tv_nsec: i64::from(time.nanos) },
-        None => Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT },
-    };
-    Some(Timestamps { last_access: spec(change.atime), last_modification: spec(change.mtime) })
-}
-
-/// chmod by name without following a symbolic link. The system call `fchmodat` follows always;
-/// libc's goes through fchmodat2 (Linux 6.6) or an `O_PATH` descriptor in /proc.
-fn chmod_nofollow(dir: BorrowedFd<'_>, name: &[u8], mode: u32) -> io::Result<()> {
-    let name = CString::new(name)?;
-    // SAFETY: `name` is a live string that ends in NUL; the descriptor is open for the call.
-    let rc =
-        unsafe { libc::fchmodat(dir.as_raw_fd(), name.as_ptr(), mode, libc::AT_SYMLINK_NOFOLLOW) };
-    match rc {
-        0 => Ok(()),
-        _ => match io::Error::last_os_error() {
-            // The name has just become a symbolic link.
-            error if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Err(Errno::LOOP.into()),
-            error => Err(error),
-        },
-    }
-}
-
-fn open_beneath(
-    dir: BorrowedFd<'_>,
-    name: &[u8],
-    flags: OFlags,
-    mode: Mode,
-) -> Result<OwnedFd, Errno> {
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
-    let mut races = 0;
-    loop {
-        match rustix::fs::openat2(dir, name, flags, mode, resolve) {
-            Err(Errno::INTR) => {}
-            Err(Errno::AGAIN) if races < OPEN_RACES_MAX => races += 1,
-            opened => return opened,
-        }
-    }
-}
-
-/// Whether the kernel (5.6) and the sandbox offer openat2.
-fn probe_openat2(root: &OwnedFd) -> bool {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let probe = open_beneath(root.as_fd(), b".", flags, Mode::empty());
-    !matches!(probe, Err(Errno::NOSYS | Errno::PERM))
-}
-
-/// Since Linux 5.8 syncfs(2) reports write-back errors.
-fn kernel_is_at_least(major: u32, minor: u32) -> bool {
-    let Ok(release) = std::fs::read_to_string("/proc/sys/kernel/osrelease") else { return false };
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
-    match (numbers.next(), numbers.next()) {
-        (Some(Ok(this_major)), Some(Ok(this_minor))) => (this_major, this_minor) >= (major, minor),
-        _ => false,
-    }
-}
-
-fn has_file_capabilities() -> bool {
-    use rustix::thread::{CapabilitySet, capabilities};
-    let wanted = CapabilitySet::CHOWN | CapabilitySet::DAC_OVERRIDE | CapabilitySet::FOWNER;
-    rustix::process::geteuid().is_root()
-        && capabilities(None).is_ok_and(|sets| sets.effective.contains(wanted))
-}
-
-fn pread_exact(fd: BorrowedFd<'_>, mut offset: u64, mut out: &mut [u8]) -> io::Result<()> {
-    while !out.is_empty() {
-        let filled = retry_on_intr(|| rustix::io::pread(fd, &mut *out, offset))?;
-        if filled == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        out = &mut out[filled..];
-        offset += filled as u64;
-    }
-    Ok(())
-}
-
-fn pwrite_all(fd: BorrowedFd<'_>, mut offset: u64, mut bytes: &[u8]) -> io::Result<()> {
-    while !bytes.is_empty() {
-        match retry_on_intr(|| rustix::io::pwrite(fd, bytes, offset))? {
-            0 => return Err(Errno::NOSPC.into()),
-            written => {
-                bytes = &bytes[written..];
-                offset += written as u64;
-            }
-        }
-    }
-    Ok(())
 }

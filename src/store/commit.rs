@@ -62,6 +62,9 @@ impl<B: Backing> Store<B> {
                 .chain(first.drain(..))
                 .collect();
             if waiting.is_empty() {
+                for (node, _) in &targets {
+                    self.queue.remove_if_done(node);
+                }
                 return Ok(());
             }
             waiting.sort_by_key(|node| node.id());
@@ -404,7 +407,7 @@ impl<B: Backing> Store<B> {
                 if let Tried::Blocked(blocked) = moved {
                     return Ok(Tried::Blocked(blocked));
                 }
-                self.moved_at_last(&mut locked, node, spot, link)?;
+                self.moved_at_last(&mut locked, node, spot, link);
             }
             None if node.place.lock().away => {
                 // Unlinked while its rename was waiting: the old name goes too.
@@ -425,7 +428,7 @@ impl<B: Backing> Store<B> {
         node: &Arc<Node<B>>,
         from: &TreeSpot<B>,
         link: &Link<B>,
-    ) -> Result<()> {
+    ) {
         locked.of(&from.dir).under.remove(&from.name);
         let state = locked.of(&link.dir);
         state.pending.remove(&node.id());
@@ -438,11 +441,7 @@ impl<B: Backing> Store<B> {
         touched.push(Arc::clone(&from.dir));
         touched.push(Arc::clone(&link.dir));
         drop(touched);
-        let dirty = node.file()?.state.read().is_dirty();
-        if !dirty {
-            self.queue.remove(node.id());
-        }
-        Ok(())
+        self.queue.remove_if_done(node);
     }
 
     /// Publishes over a top that stays, as the older layer `older`, in one atomic step: the new layer
@@ -496,26 +495,22 @@ impl<B: Backing> Store<B> {
     /// The new version is the file from now on.
     fn committed(&self, node: &Arc<Node<B>>, finished: Finished<B>, covers: u64) -> Result<()> {
         let body = node.file()?;
-        let (frozen, done) = {
+        let is_ghost = matches!(node.place.lock().home, Home::Ghost(_));
+        let frozen = {
             let mut state = body.state.write();
             state.top = Some(Arc::clone(&finished.snapshot));
             state.committed = state.committed.max(covers);
-            if !matches!(node.place.lock().home, Home::Ghost(_)) {
+            if !is_ghost {
                 state.attr = None;
             }
             if state.open.is_none() {
                 state.eligible_since = None;
                 state.set_mtime = None;
             }
-            (state.frozen.take(), state.open.is_none())
+            state.frozen.take()
         };
         drop((frozen, finished));
-        if done {
-            let waits = node.place.lock().away;
-            if !waits {
-                self.queue.remove(node.id());
-            }
-        }
+        self.queue.remove_if_done(node);
         Ok(())
     }
 
