@@ -25,7 +25,7 @@ use crate::format::layer_file_name;
 
 use super::Store;
 use super::core::CommitPolicy;
-use super::dir::Doom;
+use super::dir::{Doom, Under};
 use super::dirmap::MapEntry;
 use super::error::{Attempt, Result, StoreError};
 use super::finish::{self, Finished, older_spot};
@@ -412,7 +412,9 @@ impl<B: Backing> Store<B> {
             None if node.place.lock().away => {
                 // Unlinked while its rename was waiting: the old name goes too.
                 let state = locked.of(&spot.dir);
-                state.under.remove(&spot.name);
+                if matches!(state.under.get(&spot.name), Some(Under::MovedAway(_))) {
+                    state.under.remove(&spot.name);
+                }
                 node.place.lock().away = false;
                 self.remove_entry(state, Some(node), spot, node.id(), node.kind())?;
             }
@@ -429,7 +431,10 @@ impl<B: Backing> Store<B> {
         from: &TreeSpot<B>,
         link: &Link<B>,
     ) {
-        locked.of(&from.dir).under.remove(&from.name);
+        let left = locked.of(&from.dir);
+        if matches!(left.under.get(&from.name), Some(Under::MovedAway(_))) {
+            left.under.remove(&from.name);
+        }
         let state = locked.of(&link.dir);
         state.pending.remove(&node.id());
         let entry = MapEntry { id: node.id(), kind: node.kind(), published: true, damaged: false };

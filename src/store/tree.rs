@@ -284,7 +284,9 @@ impl<B: Backing> Store<B> {
             let node = state.pending.get(&entry.id).cloned().ok_or(StoreError::NotFound)?;
             self.drop_pending(dir, &mut state, &node)?;
         }
-        if let Some(Under::Replaced { id, kind, replaces }) = state.under.remove(name) {
+        // One that is to move away keeps its claim to the name.
+        if let Some(&Under::Replaced { id, kind, replaces }) = state.under.get(name) {
+            state.under.remove(name);
             let spot = TreeSpot { dir: Arc::clone(dir), name: name.into(), replaces };
             let live = self.nodes.get(id);
             self.remove_entry(&mut state, live.as_ref(), &spot, id, kind)?;
