@@ -266,8 +266,8 @@ impl<B: Backing> Store<B> {
 
     fn try_unlink(&self, dir: &Arc<Node<B>>, name: &[u8]) -> Result<Tried<B, ()>> {
         let mut state = self.lock_dir(dir)?;
-        if has_dead(&state, name) {
-            return Ok(Tried::Blocked(Blocked::Settle(Arc::clone(dir))));
+        if let Some(blocked) = must_bury(dir, &state, name) {
+            return Ok(Tried::Blocked(blocked));
         }
         let entry = state.map().get(name).ok_or(StoreError::NotFound)?;
         if entry.kind == EntryKind::Dir {
@@ -420,6 +420,8 @@ impl<B: Backing> Store<B> {
         by: VacatedBy,
     ) {
         state.vacated.insert(spot.name.clone(), Vacated { change, by });
+        // Forgotten again once it is durable.
+        self.queue.unsettle(&spot.dir);
         if let Some(sidecar) = backing.sidecar {
             self.doom(&spot.dir, state, change, &spot.name, Doom::Sidecar(sidecar.name));
         }
@@ -468,8 +470,8 @@ impl<B: Backing> Store<B> {
                 self.node_of(dir, &state, name, &entry)?
             };
             let mut locked = Locked::lock(self, dir, &child)?;
-            if has_dead(locked.of(dir), name) {
-                return Ok(Tried::Blocked(Blocked::Settle(Arc::clone(dir))));
+            if let Some(blocked) = must_bury(dir, locked.of(dir), name) {
+                return Ok(Tried::Blocked(blocked));
             }
             let still = locked.of(dir).map().get(name).is_some_and(|entry| entry.id == child.id());
             if !still {
@@ -537,6 +539,7 @@ impl<B: Backing> Store<B> {
         let Some(state) = body.state.try_lock() else { return false };
         state.map.is_some()
             && state.doomed.is_empty()
+            && state.buried.is_empty()
             && state.under.is_empty()
             && state.vacated.values().all(|vacated| vacated.by != VacatedBy::Moved)
     }
@@ -615,8 +618,8 @@ impl<B: Backing> Store<B> {
             _ => {}
         }
         let node = self.node_of(dir, locked.of(dir), name, &source)?;
-        if has_dead(locked.of(dir), name) {
-            return Ok(Tried::Blocked(Blocked::Settle(Arc::clone(dir))));
+        if let Some(blocked) = must_bury(dir, locked.of(dir), name) {
+            return Ok(Tried::Blocked(blocked));
         }
         // A pending entry that covers a committed one may not leave it bare: commit it here first.
         if !source.published && locked.of(dir).under.contains_key(name) {
@@ -987,15 +990,18 @@ impl<B: Backing> Store<B> {
     /// Does what is due in a directory: syncs it and removes what died by now durable changes.
     pub(super) fn settle(&self, dir: &Arc<Node<B>>) -> Result<()> {
         let body = dir.dir()?;
+        let mut first = true;
         // Removing an entry may leave a sidecar or layers, which wait for the removal in turn.
         for _ in 0..TRIES {
             let latest = {
                 let state = body.state.lock();
-                if state.doomed.is_empty() || state.removed {
+                let waits = !state.doomed.is_empty() || (first && state.remembers());
+                if !waits || state.removed {
                     break;
                 }
                 body.names.latest()
             };
+            first = false;
             dir.sync_names(&self.core, latest)?;
             let mut state = body.state.lock();
             if state.removed {
@@ -1020,17 +1026,22 @@ impl<B: Backing> Store<B> {
             if due.is_empty() {
                 continue;
             }
-            dir.hold_times(&self.core, &mut state)?;
+            if let Err(error) = dir.hold_times(&self.core, &mut state) {
+                state.doomed.splice(..0, due);
+                return Err(error);
+            }
             self.touched.lock().push(Arc::clone(dir));
             for doomed in due {
                 self.remove_doomed(dir, &mut state, doomed);
             }
         }
         self.restore_touched();
-        let clean = body.state.lock().doomed.is_empty();
-        if clean {
+        // Under the lock: what is doomed from now on counts the directory in again.
+        let state = body.state.lock();
+        if state.removed || (state.doomed.is_empty() && !state.remembers()) {
             self.queue.settled(dir.id());
         }
+        drop(state);
         Ok(())
     }
 
@@ -1092,6 +1103,7 @@ impl<B: Backing> Store<B> {
             }
         }
         let change = dir.dir()?.names.count();
+        state.buried.insert(name.into(), change);
         if let Some(sidecar) = &backing.sidecar {
             self.doom(dir, state, change, name, Doom::Sidecar(sidecar.name.clone()));
         }
@@ -1206,13 +1218,21 @@ fn may_move_now<B: Backing>(node: &Arc<Node<B>>, replaces: bool) -> MoveNow {
     }
 }
 
-/// Whether an entry that `name` replaced is still there. It must be gone, durably, before the entry that
-/// hides it leaves: it would come back.
-fn has_dead<B: Backing>(state: &DirState<B>, name: &[u8]) -> bool {
-    state
-        .doomed
-        .iter()
-        .any(|doomed| *doomed.name == *name && matches!(doomed.what, Doom::Entry { .. }))
+/// What must be done before the entry of `name` may leave it: an entry that it replaced must be gone, durably, or it
+/// would come back.
+fn must_bury<B: Backing>(
+    dir: &Arc<Node<B>>,
+    state: &DirState<B>,
+    name: &[u8],
+) -> Option<Blocked<B>> {
+    let is_dead =
+        |doomed: &Doomed| *doomed.name == *name && matches!(doomed.what, Doom::Entry { .. });
+    if state.doomed.iter().any(is_dead) {
+        return Some(Blocked::Settle(Arc::clone(dir)));
+    }
+    let upto = dir.dir().map_or(0, |body| body.names.upto());
+    let buried = state.buried.get(name).filter(|change| **change > upto);
+    buried.map(|change| Blocked::Sync(Arc::clone(dir), *change))
 }
 
 enum MoveNow {
