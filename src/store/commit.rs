@@ -318,7 +318,7 @@ impl<B: Backing> Store<B> {
         };
         let backing = node.entry_at(core, &spot);
         let fd = link.dir.dir_fd(core)?;
-        self.ensure_sidecar(&fd, &mut state, &backing)?;
+        self.ensure_sidecar(&link.dir, &fd, &mut state, &backing)?;
         self.refresh_attr(node, finished)?;
         link.dir.hold_times(core, &mut state)?;
         core.backing

@@ -214,7 +214,7 @@ impl<B: Backing> Store<B> {
             let kind = EntryKind::Dir;
             let backing = backing_name(&self.core, dir.id(), id, kind, claim.replaces, name);
             let fd = dir.dir_fd(&self.core)?;
-            self.ensure_sidecar(&fd, &mut state, &backing)?;
+            self.ensure_sidecar(dir, &fd, &mut state, &backing)?;
             let privileged = self.core.backing.is_privileged();
             let mode = if privileged { new.mode } else { new.mode | 0o700 };
             self.core.backing.mkdir(&fd, &backing.name, mode).attempt("make a directory")?;
@@ -758,7 +758,7 @@ impl<B: Backing> Store<B> {
         let to =
             TreeSpot { dir: Arc::clone(to_dir), name: to_name.into(), replaces: claim.replaces };
         let new = node.entry_at(core, &to);
-        self.ensure_sidecar(&to_fd, locked.of(to_dir), &new)?;
+        self.ensure_sidecar(to_dir, &to_fd, locked.of(to_dir), &new)?;
         core.backing
             .rename(&from_fd, &old.name, &to_fd, &new.name, RenameMode::NoReplace)
             .attempt("rename")?;
@@ -772,7 +772,11 @@ impl<B: Backing> Store<B> {
         }
         if !Arc::ptr_eq(&from.dir, to_dir) {
             // btrfs would otherwise show the entry in both after a power cut, or in none.
-            locked.of(to_dir).sync_first.push((Arc::clone(&from.dir), left));
+            let sources = &mut locked.of(to_dir).sync_first;
+            match sources.iter_mut().find(|(source, _)| Arc::ptr_eq(source, &from.dir)) {
+                Some(source) => source.1 = left,
+                None => sources.push((Arc::clone(&from.dir), left)),
+            }
         }
         let state = locked.of(&from.dir);
         state.replaces.remove(&node.id());
@@ -910,8 +914,8 @@ impl<B: Backing> Store<B> {
             b.entry_at(core, &b_new),
         ];
         let (from_fd, to_fd) = (from.dir.dir_fd(core)?, to.dir.dir_fd(core)?);
-        self.ensure_sidecar(&to_fd, locked.of(&to.dir), &names[1])?;
-        self.ensure_sidecar(&from_fd, locked.of(&from.dir), &names[3])?;
+        self.ensure_sidecar(&to.dir, &to_fd, locked.of(&to.dir), &names[1])?;
+        self.ensure_sidecar(&from.dir, &from_fd, locked.of(&from.dir), &names[3])?;
         let intent = super::intent::Intent {
             from_path: self.backing_path(&from.dir),
             to_path: self.backing_path(&to.dir),
@@ -965,9 +969,11 @@ impl<B: Backing> Store<B> {
         path
     }
 
-    /// Writes and syncs the sidecar of a long name, if it has one: before the name itself appears.
+    /// Writes the sidecar of a long name, if it has one, and makes it durable under its own name: before the long name
+    /// itself appears, which says nothing without it.
     pub(super) fn ensure_sidecar(
         &self,
+        dir: &Arc<Node<B>>,
         fd: &B::Dir,
         state: &mut DirState<B>,
         backing: &BackingName,
@@ -984,7 +990,12 @@ impl<B: Backing> Store<B> {
         temp.sync().attempt("sync a sidecar")?;
         core.backing
             .rename(&core.tmp, &temp_name, fd, &sidecar.name, RenameMode::Replace)
-            .attempt("place a sidecar")
+            .attempt("place a sidecar")?;
+        // The one sync under a directory's lock: long names are rare.
+        core.backing
+            .sync_dir(fd)
+            .attempt("sync a sidecar's name")
+            .inspect_err(|_| dir.names_failed())
     }
 
     /// Does what is due in a directory: syncs it and removes what died by now durable changes.
