@@ -617,6 +617,11 @@ impl<B: Backing> Store<B> {
             let everything = self.queue.len() == 0;
             clean &= everything;
             clean &= self.settle_all();
+            // Moves, removals and new directories that no commit had to sync.
+            if let Err(error) = self.core.backing.sync_all(&self.core.root) {
+                log::warn!("the last changes of names may not be durable: {error}");
+                clean = false;
+            }
             if clean {
                 lock::end(&*self.core.backing, &self.core.control);
             }
