@@ -605,7 +605,6 @@ impl<B: Backing> Store<B> {
             CommitPolicy::Interval(interval) => interval,
             CommitPolicy::OnClose => Duration::ZERO,
         };
-        let pause = (interval / 4).clamp(Duration::from_millis(10), Duration::from_secs(1));
         if self.core.options.read_only {
             return Duration::from_secs(1);
         }
@@ -625,7 +624,11 @@ impl<B: Backing> Store<B> {
             self.settle_all();
         }
         self.cache.trim();
-        pause
+        // Whoever changes something wakes this up before its time.
+        if self.queue.len() == 0 && self.queue.unsettled().is_empty() {
+            return Duration::from_secs(1);
+        }
+        (interval / 4).clamp(Duration::from_millis(10), Duration::from_secs(1))
     }
 
     /// Makes every replacement durable and removes what died by it.

@@ -155,7 +155,13 @@ impl<B: Backing> Store<B> {
             return Err(StoreError::NameTooLong);
         }
         let node = self.make_pending(dir, name, EntryKind::Symlink, new)?;
-        node.write_file(&self.core, 0, target)?;
+        // Nobody closes a link: that it fits the disk is known now or never.
+        let whole =
+            node.write_file(&self.core, 0, target).and_then(|()| node.complete_edit(&self.core));
+        if let Err(error) = whole {
+            self.unlink(dir, name)?;
+            return Err(error);
+        }
         self.queue.make_eligible(&node, self.core.clock.elapsed());
         Ok(node)
     }
