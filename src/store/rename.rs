@@ -49,7 +49,7 @@ impl<B: Backing> Store<B> {
                 .nodes
                 .get(source.id)
                 .is_some_and(|node| matches!(may_move_now(&node, true), MoveNow::AfterCommit));
-        target.is_some_and(|target| target.kind == EntryKind::Dir || dirty)
+        dirty || target.is_some_and(|target| target.kind == EntryKind::Dir)
     }
 
     /// Renames. One atomic step in the mount; after a power cut the target is the old or the new
@@ -456,12 +456,13 @@ impl<B: Backing> Store<B> {
 fn may_move_now<B: Backing>(node: &Arc<Node<B>>, replaces: bool) -> MoveNow {
     let Ok(body) = node.file() else { return MoveNow::Yes };
     let state = body.state.read();
-    match (replaces, state.writers > 0, state.is_dirty()) {
-        // Nothing is replaced: what moves is a committed version under a new name.
-        (false, _, _) | (true, false, false) => MoveNow::Yes,
-        (true, false, true) => MoveNow::AfterCommit,
+    match (state.is_dirty(), state.writers > 0) {
+        // The new name must never show the version before the one that its writer completed.
+        (true, false) => MoveNow::AfterCommit,
+        (true, true) => MoveNow::WithCommit,
         // The kernel may hold pages of it that were written before the rename.
-        (true, true, _) => MoveNow::WithCommit,
+        (false, true) if replaces => MoveNow::WithCommit,
+        (false, _) => MoveNow::Yes,
     }
 }
 

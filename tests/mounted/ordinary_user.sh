@@ -20,7 +20,7 @@ work)
     "$akasha" mount vault plain "${with[@]}"
     for program in $programs; do
         mkdir "plain/$program"
-        step=do
+        step="do"
         if [ "$program" = json_save ]; then step=sync; fi
         /usr/bin/python3 "tests/$program.py" "plain/$program" "$step"
     done
