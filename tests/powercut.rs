@@ -544,8 +544,8 @@ fn number(name: &str) -> Option<u64> {
 
 fn random_script(seed: u64) -> Vec<Step> {
     let random = SeededEntropy::new(seed);
-    let mut below = |n: u64| random.next_u64() % n;
-    let mut place = || ((below(2)) as usize, below(4) as u8);
+    let below = |n: u64| random.next_u64() % n;
+    let place = || ((below(2)) as usize, below(4) as u8);
     let places: Vec<Place> = (0..80).map(|_| place()).collect();
     (0..30)
         .map(|i| {
