@@ -18,7 +18,8 @@ use super::map::{LayerMap, PAGE_LEN, array, u16_at, u32_at, u64_at};
 const MAGIC: [u8; 8] = *b"akasha\r\n";
 const FORMAT: u16 = 1;
 const KIND_LAYER: u8 = 1;
-const TAIL_PLAIN_LEN: usize = TAIL_LEN - TAG_LEN;
+pub(super) const KIND_STUB: u8 = 2;
+pub(super) const TAIL_PLAIN_LEN: usize = TAIL_LEN - TAG_LEN;
 
 /// How a layer's blocks are found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,12 +102,18 @@ pub struct TailFields {
     pub gid: u32,
 }
 
-/// Header of a layer (FORMAT.md): all of it enters the key.
-fn header(cipher: Cipher, geometry: Geometry, epoch: u32, id: ObjectId) -> [u8; HEADER_LEN] {
+/// Header of an object (FORMAT.md): all of it enters the key.
+pub(super) fn header(
+    kind: u8,
+    cipher: Cipher,
+    geometry: Geometry,
+    epoch: u32,
+    id: ObjectId,
+) -> [u8; HEADER_LEN] {
     let mut header = [0; HEADER_LEN];
     header[..8].copy_from_slice(&MAGIC);
     header[8..10].copy_from_slice(&FORMAT.to_le_bytes());
-    header[10] = KIND_LAYER;
+    header[10] = kind;
     header[11] = cipher as u8;
     header[12] = geometry.block_log2();
     header[16..20].copy_from_slice(&epoch.to_le_bytes());
@@ -141,7 +148,7 @@ impl LayerKey {
         }
         let id = ObjectId(array(bytes, 24));
         // Every other byte has one allowed value: compare with what we would write.
-        if *bytes != header(cipher, geometry, keys.epoch(), id) {
+        if *bytes != header(KIND_LAYER, cipher, geometry, keys.epoch(), id) {
             return Err(FormatError::Header("not this vault's kind, cipher, block or epoch"));
         }
         Ok(Self::new(keys, cipher, geometry, id, bytes))
@@ -214,7 +221,7 @@ impl LayerKey {
 }
 
 impl Tail {
-    fn encode(&self) -> [u8; TAIL_PLAIN_LEN] {
+    pub(super) fn encode(&self) -> [u8; TAIL_PLAIN_LEN] {
         let mut bytes = [0; TAIL_PLAIN_LEN];
         let mut put = |at: usize, field: &[u8]| bytes[at..at + field.len()].copy_from_slice(field);
         put(0, &[self.form as u8, self.role as u8]);
@@ -236,7 +243,7 @@ impl Tail {
         bytes
     }
 
-    fn parse(bytes: &[u8]) -> Result<Tail, FormatError> {
+    pub(super) fn parse(bytes: &[u8]) -> Result<Tail, FormatError> {
         let form = [Form::Simple, Form::Mapped, Form::Link]
             .into_iter()
             .find(|form| *form as u8 == bytes[0])
@@ -408,7 +415,7 @@ impl LayerSealer {
         entropy: &dyn Entropy,
     ) -> LayerSealer {
         let id = ObjectId::random(entropy);
-        let header = header(cipher, geometry, keys.epoch(), id);
+        let header = header(KIND_LAYER, cipher, geometry, keys.epoch(), id);
         let key = Arc::new(LayerKey::new(keys, cipher, geometry, id, &header));
         LayerSealer { header, key, burnt: Mutex::new(Burnt::default()) }
     }

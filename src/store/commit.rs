@@ -25,7 +25,7 @@ use crate::format::layer_file_name;
 
 use super::Store;
 use super::core::CommitPolicy;
-use super::dir::Doom;
+use super::dir::{Doom, Under};
 use super::dirmap::MapEntry;
 use super::error::{Attempt, Result, StoreError};
 use super::finish::{self, Finished, older_spot};
@@ -62,6 +62,9 @@ impl<B: Backing> Store<B> {
                 .chain(first.drain(..))
                 .collect();
             if waiting.is_empty() {
+                for (node, _) in &targets {
+                    self.queue.remove_if_done(node);
+                }
                 return Ok(());
             }
             waiting.sort_by_key(|node| node.id());
@@ -404,12 +407,14 @@ impl<B: Backing> Store<B> {
                 if let Tried::Blocked(blocked) = moved {
                     return Ok(Tried::Blocked(blocked));
                 }
-                self.moved_at_last(&mut locked, node, spot, link)?;
+                self.moved_at_last(&mut locked, node, spot, link);
             }
             None if node.place.lock().away => {
                 // Unlinked while its rename was waiting: the old name goes too.
                 let state = locked.of(&spot.dir);
-                state.under.remove(&spot.name);
+                if matches!(state.under.get(&spot.name), Some(Under::MovedAway(_))) {
+                    state.under.remove(&spot.name);
+                }
                 node.place.lock().away = false;
                 self.remove_entry(state, Some(node), spot, node.id(), node.kind())?;
             }
@@ -425,8 +430,11 @@ impl<B: Backing> Store<B> {
         node: &Arc<Node<B>>,
         from: &TreeSpot<B>,
         link: &Link<B>,
-    ) -> Result<()> {
-        locked.of(&from.dir).under.remove(&from.name);
+    ) {
+        let left = locked.of(&from.dir);
+        if matches!(left.under.get(&from.name), Some(Under::MovedAway(_))) {
+            left.under.remove(&from.name);
+        }
         let state = locked.of(&link.dir);
         state.pending.remove(&node.id());
         let entry = MapEntry { id: node.id(), kind: node.kind(), published: true, damaged: false };
@@ -438,11 +446,7 @@ impl<B: Backing> Store<B> {
         touched.push(Arc::clone(&from.dir));
         touched.push(Arc::clone(&link.dir));
         drop(touched);
-        let dirty = node.file()?.state.read().is_dirty();
-        if !dirty {
-            self.queue.remove(node.id());
-        }
-        Ok(())
+        self.queue.remove_if_done(node);
     }
 
     /// Publishes over a top that stays, as the older layer `older`, in one atomic step: the new layer
@@ -496,26 +500,22 @@ impl<B: Backing> Store<B> {
     /// The new version is the file from now on.
     fn committed(&self, node: &Arc<Node<B>>, finished: Finished<B>, covers: u64) -> Result<()> {
         let body = node.file()?;
-        let (frozen, done) = {
+        let is_ghost = matches!(node.place.lock().home, Home::Ghost(_));
+        let frozen = {
             let mut state = body.state.write();
             state.top = Some(Arc::clone(&finished.snapshot));
             state.committed = state.committed.max(covers);
-            if !matches!(node.place.lock().home, Home::Ghost(_)) {
+            if !is_ghost {
                 state.attr = None;
             }
             if state.open.is_none() {
                 state.eligible_since = None;
                 state.set_mtime = None;
             }
-            (state.frozen.take(), state.open.is_none())
+            state.frozen.take()
         };
         drop((frozen, finished));
-        if done {
-            let waits = node.place.lock().away;
-            if !waits {
-                self.queue.remove(node.id());
-            }
-        }
+        self.queue.remove_if_done(node);
         Ok(())
     }
 

@@ -36,6 +36,8 @@ pub(crate) struct DirState<B: Backing> {
     pub vacated: HashMap<Box<[u8]>, Vacated>,
     /// Backing objects to remove, once this directory is synced beyond a change.
     pub doomed: Vec<Doomed>,
+    /// Names whose dead entries were removed, by a change that may not be durable yet.
+    pub buried: HashMap<Box<[u8]>, u64>,
     /// Nodes shown here whose backing entry is not (yet) under that name.
     pub pending: HashMap<EntryId, Arc<Node<B>>>,
     /// Directories to sync before this one: sources of moves into it.
@@ -99,6 +101,7 @@ impl<B: Backing> DirState<B> {
             under: HashMap::new(),
             vacated: HashMap::new(),
             doomed: Vec::new(),
+            buried: HashMap::new(),
             pending: HashMap::new(),
             sync_first: Vec::new(),
             times: None,
@@ -120,9 +123,15 @@ impl<B: Backing> DirState<B> {
         !(self.under.is_empty()
             && self.vacated.is_empty()
             && self.doomed.is_empty()
+            && self.buried.is_empty()
             && self.pending.is_empty()
             && self.sync_first.is_empty()
             && self.times.is_none())
+    }
+
+    /// Whether it remembers names only until they are durable.
+    pub fn remembers(&self) -> bool {
+        !(self.vacated.is_empty() && self.buried.is_empty())
     }
 
     /// Forgets the map; it is read again when needed.
@@ -287,6 +296,7 @@ impl<B: Backing> Node<B> {
         let mut state = dir.state.lock();
         let upto = dir.names.upto();
         state.vacated.retain(|_, vacated| vacated.change > upto);
+        state.buried.retain(|_, change| *change > upto);
         state.sync_first.retain(|(s, c)| !first.iter().any(|(t, d)| Arc::ptr_eq(s, t) && c <= d));
         Ok(())
     }

@@ -148,43 +148,50 @@ impl<B: Backing> Node<B> {
         {
             let _shared = body.gate.read();
             begin_edit(core, body)?;
-            self.write_blocks(core, body, offset, data)?;
-            let mut state = body.state.write();
-            let now = core.now();
-            let edit = state.open.as_mut().expect("the gate keeps the open edit");
-            edit.size = edit.size.max(end);
-            edit.mtime = now;
-            edit.ctime = now;
-            state.set_mtime = None;
-            state.changes += 1;
+            let (done, result) = self.write_blocks(core, body, offset, data);
+            if done > 0 {
+                // What was written before an error is part of the file: nothing may lie beyond its end.
+                let mut state = body.state.write();
+                let now = core.now();
+                let edit = state.open.as_mut().expect("the gate keeps the open edit");
+                edit.size = edit.size.max(offset + done as u64);
+                edit.mtime = now;
+                edit.ctime = now;
+                state.set_mtime = None;
+                state.changes += 1;
+            }
+            result?;
         }
         self.relieve(core)
     }
 
+    /// Returns how many bytes were written, also before an error.
     fn write_blocks(
         self: &Arc<Self>,
         core: &Arc<Core<B>>,
         body: &FileBody<B>,
         offset: u64,
         data: &[u8],
-    ) -> Result<()> {
+    ) -> (usize, Result<()>) {
         let block_len = core.geometry.block_len();
         let mut at = 0;
         while at < data.len() {
             let position = offset + at as u64;
             let (block, skip) = (position / block_len, as_index(position % block_len));
             let rest = &data[at..];
-            if skip == 0 && rest.len() as u64 >= block_len {
-                let full = &rest[..rest.len() / core.block_len() * core.block_len()];
-                write_full(core, body, block, full)?;
-                at += full.len();
+            let (len, written) = if skip == 0 && rest.len() as u64 >= block_len {
+                let len = rest.len() / core.block_len() * core.block_len();
+                (len, write_full(core, body, block, &rest[..len]))
             } else {
                 let len = rest.len().min(core.block_len() - skip);
-                self.write_partial(core, body, block, skip, &rest[..len])?;
-                at += len;
+                (len, self.write_partial(core, body, block, skip, &rest[..len]))
+            };
+            if written.is_err() {
+                return (at, written);
             }
+            at += len;
         }
-        Ok(())
+        (at, Ok(()))
     }
 
     /// Part of a block: the rest of it comes from wherever the block is now.
@@ -403,6 +410,8 @@ fn begin_edit<B: Backing>(core: &Arc<Core<B>>, body: &FileBody<B>) -> Result<()>
     } else {
         let base = state.size().unwrap_or(0);
         state.open = Some(Edit::begin(core, base));
+        // Even if what follows fails: an edit that counts as no change would wait for ever.
+        state.changes += 1;
     }
     Ok(())
 }

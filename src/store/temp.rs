@@ -175,6 +175,11 @@ impl<B: Backing> LayerTemp<B> {
         Ok(sealer.finish(fields, last_slot_len, map))
     }
 
+    /// Whether the tail was sealed.
+    pub fn is_finished(&self) -> bool {
+        self.sealer.read().is_none()
+    }
+
     /// Runs `with` on the sealer.
     ///
     /// # Panics
