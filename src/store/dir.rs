@@ -277,16 +277,18 @@ impl<B: Backing> Node<B> {
     /// the same, and preceded by the directories that entries were moved from.
     pub(crate) fn sync_names(self: &Arc<Self>, core: &Core<B>, change: u64) -> Result<()> {
         let dir = self.dir()?;
-        if dir.names.upto() >= change {
+        let first = dir.state.lock().sync_first.clone();
+        // A sync that began before a move was noted says nothing about the move's source.
+        if first.is_empty() && dir.names.upto() >= change {
             return Ok(());
         }
-        let first = dir.state.lock().sync_first.clone();
         let chained = first.iter().any(|(source, _)| {
             source.dir().is_ok_and(|body| !body.state.lock().sync_first.is_empty())
         });
         if chained {
             // Moves into the sources as well, perhaps in a circle: everything at once has no order.
-            core.backing.sync_all(&core.root).attempt("sync the vault")?;
+            let all = core.backing.sync_all(&core.root).attempt("sync the vault");
+            all.inspect_err(|_| self.names_failed())?;
         } else {
             for (source, change) in &first {
                 source.sync_names_plainly(core, *change)?;
@@ -299,6 +301,13 @@ impl<B: Backing> Node<B> {
         state.buried.retain(|_, change| *change > upto);
         state.sync_first.retain(|(s, c)| !first.iter().any(|(t, d)| Arc::ptr_eq(s, t) && c <= d));
         Ok(())
+    }
+
+    /// A sync of its names failed: no later one proves anything.
+    pub(crate) fn names_failed(&self) {
+        if let Ok(dir) = self.dir() {
+            dir.names.fail();
+        }
     }
 
     /// Syncs this directory alone.

@@ -626,7 +626,6 @@ pub(super) fn check_empty<B: Backing>(
     Ok(hides.then(|| Blocked::Settle(Arc::clone(child))))
 }
 
-
 /// What must be done before the entry of `name` may leave it: an entry that it replaced must be gone, durably, or it
 /// would come back.
 pub(super) fn must_bury<B: Backing>(
@@ -643,7 +642,6 @@ pub(super) fn must_bury<B: Backing>(
     let buried = state.buried.get(name).filter(|change| **change > upto);
     buried.map(|change| Blocked::Sync(Arc::clone(dir), *change))
 }
-
 
 /// The right to `name` in `dir`, or what must be done before anybody can have it.
 pub(super) fn claim<B: Backing>(
