@@ -551,4 +551,199 @@ impl LayerSealer {
 }
 
 #[cfg(test)]
-mod tests;
+mod forged;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    const LAST_PLACE: u64 = 1 << 63;
+
+    fn geometry() -> Geometry {
+        Geometry::new(12).unwrap()
+    }
+
+    /// The tail of a simple layer of 5000 bytes.
+    fn simple() -> Tail {
+        Tail {
+            form: Form::Simple,
+            role: Role::Version,
+            last_slot_len: 904,
+            entry_id: EntryId::from_raw(7).unwrap(),
+            commit: 1,
+            size: 5000,
+            slots: 2,
+            map_len: 0,
+            map_pages: 0,
+            parents: 0,
+            home: EntryId::ROOT,
+            stamp: 3,
+            previous: TailTag::default(),
+            birth: 4,
+            mode: 0o644,
+            uid: 5,
+            gid: 6,
+        }
+    }
+
+    /// The tail of a mapped layer with two slots.
+    fn mapped() -> Tail {
+        Tail {
+            form: Form::Mapped,
+            last_slot_len: 4096,
+            size: 100_000,
+            map_len: 4120,
+            map_pages: 1,
+            ..simple()
+        }
+    }
+
+    /// The length of a layer that has what its tail says.
+    fn len_of(tail: &Tail) -> u64 {
+        let slots = match tail.slots {
+            0 => 0,
+            slots => (slots - 1) * 4112 + u64::from(tail.last_slot_len) + 16,
+        };
+        320 + slots + tail.map_len
+    }
+
+    fn check(tail: &Tail) -> Result<(), FormatError> {
+        tail.check(geometry(), len_of(tail))
+    }
+
+    #[test]
+    fn tails_are_read_as_they_were_written() {
+        for tail in [simple(), mapped()] {
+            assert_eq!(Tail::parse(&tail.encode()), Ok(tail.clone()));
+            assert_eq!(check(&tail), Ok(()));
+        }
+    }
+
+    #[test]
+    fn reserved_bytes_of_a_tail_are_zero() {
+        let reserved = [2..4, 64..72, 96..136, 144..160, 172..240];
+        for at in reserved.into_iter().flatten() {
+            for bit in [1, 128] {
+                let mut bytes = simple().encode();
+                bytes[at] |= bit;
+                assert!(Tail::parse(&bytes).is_err(), "byte {at}");
+            }
+        }
+    }
+
+    #[test]
+    fn forms_roles_and_ids_that_are_unknown() {
+        for (at, allowed) in [(0, 1..=3), (1, 1..=3)] {
+            for value in (0..=255).filter(|value| !allowed.contains(value)) {
+                let mut bytes = simple().encode();
+                bytes[at] = value;
+                assert!(Tail::parse(&bytes).is_err(), "{value} at {at}");
+            }
+        }
+        for at in [8, 56] {
+            for id in [0, LAST_PLACE, u64::MAX] {
+                let mut bytes = simple().encode();
+                bytes[at..at + 8].copy_from_slice(&id.to_le_bytes());
+                assert!(Tail::parse(&bytes).is_err(), "{id} at {at}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_length_is_exact() {
+        for tail in [simple(), mapped()] {
+            let len = len_of(&tail);
+            for other in [0, 319, 320, len - 4112, len - 1, len + 1, len + 4112, u64::MAX] {
+                let error = FormatError::Tail("length of the file");
+                assert_eq!(tail.check(geometry(), other), Err(error), "{other}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_simple_tail_contradicts_itself() {
+        for bad in [
+            Tail { size: 4999, ..simple() },
+            Tail { size: 5001, ..simple() },
+            Tail { size: 904, ..simple() },
+            Tail { size: 5000 + 4096, ..simple() },
+            Tail { size: 0, ..simple() },
+            Tail { slots: 1, ..simple() },
+            Tail { slots: 3, ..simple() },
+            Tail { slots: 0, last_slot_len: 0, ..simple() },
+            Tail { last_slot_len: 903, ..simple() },
+            Tail { map_pages: 1, ..simple() },
+            Tail { parents: 1, ..simple() },
+            Tail { map_len: 16, ..simple() },
+            Tail { map_len: 4112, ..simple() },
+            Tail { map_len: 4112, map_pages: 1, ..simple() },
+            Tail { form: Form::Mapped, ..simple() },
+        ] {
+            assert!(check(&bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_mapped_tail_contradicts_itself() {
+        for bad in [
+            // Not the length class of mapped layers.
+            Tail { map_len: 4119, ..mapped() },
+            Tail { map_len: 4121, ..mapped() },
+            Tail { map_len: 4128, ..mapped() },
+            Tail { map_len: 0, map_pages: 0, ..mapped() },
+            // No map has this length in this number of pages.
+            Tail { map_len: 8, ..mapped() },
+            Tail { map_len: 8, map_pages: 0, ..mapped() },
+            Tail { map_pages: 0, ..mapped() },
+            Tail { map_pages: 2, ..mapped() },
+            Tail { map_pages: u32::MAX, ..mapped() },
+            // A short last slot.
+            Tail { last_slot_len: 4095, ..mapped() },
+            Tail { last_slot_len: 4096 - 16, map_len: 4120 + 16, ..mapped() },
+            Tail { form: Form::Simple, ..mapped() },
+            Tail { form: Form::Link, ..mapped() },
+        ] {
+            assert!(check(&bad).is_err(), "{bad:?}");
+        }
+        let slotless = Tail { slots: 0, last_slot_len: 0, ..mapped() };
+        assert_eq!(check(&slotless), Ok(()), "nothing but holes");
+    }
+
+    #[test]
+    fn numbers_out_of_bounds_are_refused_before_they_are_added() {
+        let bounds = FormatError::Tail("sizes out of bounds");
+        for bad in [
+            Tail { size: LAST_PLACE, ..mapped() },
+            Tail { size: u64::MAX, ..mapped() },
+            Tail { slots: SLOTS_MAX + 1, ..mapped() },
+            Tail { slots: u64::MAX, ..mapped() },
+            Tail { map_len: (1 << 40) + 1, ..mapped() },
+            Tail { map_len: u64::MAX, ..mapped() },
+            Tail { last_slot_len: 0, ..mapped() },
+            Tail { last_slot_len: 4097, ..mapped() },
+            Tail { last_slot_len: u32::MAX, ..mapped() },
+            Tail { slots: 0, ..mapped() },
+        ] {
+            assert_eq!(bad.check(geometry(), 12_664), Err(bounds), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_header_has_no_free_byte_but_its_id() {
+        let id = ObjectId([9; 32]);
+        let bytes = header(KIND_LAYER, Cipher::Aes256Gcm, geometry(), 0, id);
+        let master = crate::crypto::MasterKey::random(&crate::entropy::SeededEntropy::new(1));
+        let keys = KeyTree::derive(&master, &[1; 16], 0);
+        let open =
+            |bytes: &[u8; HEADER_LEN]| LayerKey::open(&keys, Cipher::Aes256Gcm, geometry(), bytes);
+        assert_eq!(open(&bytes).unwrap().id(), id);
+        for at in (0..24).chain(56..64) {
+            for bit in 0..8 {
+                let mut bad = bytes;
+                bad[at] ^= 1 << bit;
+                assert!(matches!(open(&bad), Err(FormatError::Header(_))), "byte {at}");
+            }
+        }
+    }
+}

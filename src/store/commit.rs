@@ -123,7 +123,9 @@ impl<B: Backing> Store<B> {
         // What the frozen edit changes is based on: without it nothing can be folded in.
         if !matches!(node.place.lock().home, Home::Pending) {
             node.load_top(&self.core).or_else(|error| {
-                let whole = body.state.read().open.as_ref().is_some_and(|e| e.base_blocks == 0);
+                let state = body.state.read();
+                let next = state.frozen.as_deref().or(state.open.as_ref());
+                let whole = next.is_some_and(|edit| edit.base_blocks == 0);
                 if whole { Ok(None) } else { Err(error) }
             })?;
         }
@@ -321,7 +323,7 @@ impl<B: Backing> Store<B> {
         };
         let backing = node.entry_at(core, &spot);
         let fd = link.dir.dir_fd(core)?;
-        self.ensure_sidecar(&fd, &mut state, &backing)?;
+        self.ensure_sidecar(&link.dir, &fd, &mut state, &backing)?;
         self.refresh_attr(node, finished)?;
         link.dir.hold_times(core, &mut state)?;
         core.backing
@@ -577,15 +579,17 @@ impl<B: Backing> Store<B> {
         if self.core.options.read_only {
             return Ok(());
         }
-        let pending: Vec<Arc<Node<B>>> = dir
-            .dir()?
-            .state
-            .lock()
-            .pending
-            .values()
-            .filter(|node| node.place.lock().away || !has_writers(node))
-            .cloned()
-            .collect();
+        let pending: Vec<Arc<Node<B>>> = {
+            let state = dir.dir()?.state.lock();
+            let shown =
+                state.pending.values().filter(|node| node.place.lock().away || !has_writers(node));
+            // What the mount shows elsewhere already must leave this directory.
+            let left = state.under.values().filter_map(|under| match under {
+                Under::MovedAway(node) => Some(node),
+                Under::Replaced { .. } => None,
+            });
+            shown.chain(left).cloned().collect()
+        };
         self.commit(&pending)?;
         self.restore_touched();
         let latest = dir.dir()?.names.latest();
@@ -601,7 +605,6 @@ impl<B: Backing> Store<B> {
             CommitPolicy::Interval(interval) => interval,
             CommitPolicy::OnClose => Duration::ZERO,
         };
-        let pause = (interval / 4).clamp(Duration::from_millis(10), Duration::from_secs(1));
         if self.core.options.read_only {
             return Duration::from_secs(1);
         }
@@ -621,7 +624,11 @@ impl<B: Backing> Store<B> {
             self.settle_all();
         }
         self.cache.trim();
-        pause
+        // Whoever changes something wakes this up before its time.
+        if self.queue.len() == 0 && self.queue.unsettled().is_empty() {
+            return Duration::from_secs(1);
+        }
+        (interval / 4).clamp(Duration::from_millis(10), Duration::from_secs(1))
     }
 
     /// Makes every replacement durable and removes what died by it.

@@ -66,6 +66,16 @@ impl<B: Backing> Node<B> {
         Err(StoreError::NotFound)
     }
 
+    /// As [`Node::load_top`], for reading and changing: what does not authenticate is not missed while it does not show.
+    fn load_base(&self, core: &Core<B>) -> Result<Option<Arc<Snapshot<B>>>> {
+        self.load_top(core).or_else(|error| {
+            let state = self.file()?.state.read();
+            let frozen = state.frozen.as_deref();
+            let hidden = state.open.as_ref().into_iter().chain(frozen).any(|e| e.base_blocks == 0);
+            if hidden { Ok(None) } else { Err(error) }
+        })
+    }
+
     /// The current size in bytes.
     pub(crate) fn size(&self, core: &Core<B>) -> Result<u64> {
         if let Some(size) = self.file()?.state.read().size() {
@@ -78,7 +88,7 @@ impl<B: Backing> Node<B> {
     pub(crate) fn read_file(&self, core: &Core<B>, offset: u64, out: &mut [u8]) -> Result<usize> {
         let body = self.file()?;
         for attempt in 0.. {
-            let top = self.load_top(core)?;
+            let top = self.load_base(core)?;
             let (parts, len) = {
                 let state = body.state.read();
                 if state.lost {
@@ -144,7 +154,7 @@ impl<B: Backing> Node<B> {
         if data.is_empty() {
             return Ok(());
         }
-        self.load_top(core)?;
+        self.load_base(core)?;
         {
             let _shared = body.gate.read();
             begin_edit(core, body)?;
@@ -287,7 +297,7 @@ impl<B: Backing> Node<B> {
         }
         // Cutting to nothing needs no look at what is cut: a damaged file can be overwritten.
         if size > 0 {
-            self.load_top(core)?;
+            self.load_base(core)?;
         }
         let _alone = body.gate.write();
         begin_edit(core, body)?;

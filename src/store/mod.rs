@@ -589,6 +589,24 @@ impl<B: Backing> Store<B> {
         node.complete_edit(&self.core)
     }
 
+    /// Whether changes of the file wait for a commit.
+    pub fn is_dirty(&self, node: &Arc<Node<B>>) -> bool {
+        node.waits()
+    }
+
+    /// Takes an uncommitted change back, if the only writer is the caller and nothing of it is being committed.
+    pub fn abandon(&self, node: &Arc<Node<B>>) {
+        let Ok(body) = node.file() else { return };
+        let undone = {
+            let _alone = body.gate.write();
+            let mut state = body.state.write();
+            let only = state.writers <= 1 && state.frozen.is_none() && state.attr.is_none();
+            if only { state.open.take() } else { None }
+        };
+        drop(undone);
+        self.queue.remove_if_done(node);
+    }
+
     /// Space on the backing filesystem.
     pub fn statfs(&self) -> Result<SpaceStat> {
         self.core.backing.space(&self.core.root).attempt("ask for free space")
@@ -617,6 +635,11 @@ impl<B: Backing> Store<B> {
             let everything = self.queue.len() == 0;
             clean &= everything;
             clean &= self.settle_all();
+            // Moves, removals and new directories that no commit had to sync.
+            if let Err(error) = self.core.backing.sync_all(&self.core.root) {
+                log::warn!("the last changes of names may not be durable: {error}");
+                clean = false;
+            }
             if clean {
                 lock::end(&*self.core.backing, &self.core.control);
             }

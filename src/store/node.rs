@@ -6,7 +6,8 @@
 //! file.commit > rename > dir.state (by id where two) > node.place > file.gate > file.state > leaves
 //! ```
 //!
-//! `dir.state` is held across single system calls on names, never across a sync or file content.
+//! `dir.state` is held across single system calls on names, never across a sync (but that of a long name's sidecar and of
+//! an exchange) or file content.
 //! `file.state` is never held across any system call. `file.commit` is held across syncs and is
 //! taken only by those who commit.
 

@@ -10,7 +10,7 @@ use super::dirmap::MapEntry;
 use super::error::{Attempt, Result, StoreError};
 use super::node::{Home, Link, Node, TreeSpot, backing_name};
 use super::tree::{
-    Blocked, Claim, Locked, TRIES, Tried, check_empty, check_name, claim, clone_home, has_dead,
+    Blocked, Claim, Locked, TRIES, Tried, check_empty, check_name, claim, clone_home, must_bury,
 };
 use super::{RenameFlags, Store};
 
@@ -21,6 +21,7 @@ impl<B: Backing> Store<B> {
         let Some(state) = body.state.try_lock() else { return false };
         state.map.is_some()
             && state.doomed.is_empty()
+            && state.buried.is_empty()
             && state.under.is_empty()
             && state.vacated.values().all(|vacated| vacated.by != VacatedBy::Moved)
     }
@@ -48,7 +49,7 @@ impl<B: Backing> Store<B> {
                 .nodes
                 .get(source.id)
                 .is_some_and(|node| matches!(may_move_now(&node, true), MoveNow::AfterCommit));
-        target.is_some_and(|target| target.kind == EntryKind::Dir || dirty)
+        dirty || target.is_some_and(|target| target.kind == EntryKind::Dir)
     }
 
     /// Renames. One atomic step in the mount; after a power cut the target is the old or the new
@@ -99,8 +100,8 @@ impl<B: Backing> Store<B> {
             _ => {}
         }
         let node = self.node_of(dir, locked.of(dir), name, &source)?;
-        if has_dead(locked.of(dir), name) {
-            return Ok(Tried::Blocked(Blocked::Settle(Arc::clone(dir))));
+        if let Some(blocked) = must_bury(dir, locked.of(dir), name) {
+            return Ok(Tried::Blocked(blocked));
         }
         // A pending entry that covers a committed one may not leave it bare: commit it here first.
         if !source.published && locked.of(dir).under.contains_key(name) {
@@ -239,7 +240,7 @@ impl<B: Backing> Store<B> {
         let to =
             TreeSpot { dir: Arc::clone(to_dir), name: to_name.into(), replaces: claim.replaces };
         let new = node.entry_at(core, &to);
-        self.ensure_sidecar(&to_fd, locked.of(to_dir), &new)?;
+        self.ensure_sidecar(to_dir, &to_fd, locked.of(to_dir), &new)?;
         core.backing
             .rename(&from_fd, &old.name, &to_fd, &new.name, RenameMode::NoReplace)
             .attempt("rename")?;
@@ -253,7 +254,11 @@ impl<B: Backing> Store<B> {
         }
         if !Arc::ptr_eq(&from.dir, to_dir) {
             // btrfs would otherwise show the entry in both after a power cut, or in none.
-            locked.of(to_dir).sync_first.push((Arc::clone(&from.dir), left));
+            let sources = &mut locked.of(to_dir).sync_first;
+            match sources.iter_mut().find(|(source, _)| Arc::ptr_eq(source, &from.dir)) {
+                Some(source) => source.1 = left,
+                None => sources.push((Arc::clone(&from.dir), left)),
+            }
         }
         let state = locked.of(&from.dir);
         state.replaces.remove(&node.id());
@@ -391,8 +396,8 @@ impl<B: Backing> Store<B> {
             b.entry_at(core, &b_new),
         ];
         let (from_fd, to_fd) = (from.dir.dir_fd(core)?, to.dir.dir_fd(core)?);
-        self.ensure_sidecar(&to_fd, locked.of(&to.dir), &names[1])?;
-        self.ensure_sidecar(&from_fd, locked.of(&from.dir), &names[3])?;
+        self.ensure_sidecar(&to.dir, &to_fd, locked.of(&to.dir), &names[1])?;
+        self.ensure_sidecar(&from.dir, &from_fd, locked.of(&from.dir), &names[3])?;
         let intent = super::intent::Intent {
             from_path: self.backing_path(&from.dir),
             to_path: self.backing_path(&to.dir),
@@ -451,12 +456,13 @@ impl<B: Backing> Store<B> {
 fn may_move_now<B: Backing>(node: &Arc<Node<B>>, replaces: bool) -> MoveNow {
     let Ok(body) = node.file() else { return MoveNow::Yes };
     let state = body.state.read();
-    match (replaces, state.writers > 0, state.is_dirty()) {
-        // Nothing is replaced: what moves is a committed version under a new name.
-        (false, _, _) | (true, false, false) => MoveNow::Yes,
-        (true, false, true) => MoveNow::AfterCommit,
+    match (state.is_dirty(), state.writers > 0) {
+        // The new name must never show the version before the one that its writer completed.
+        (true, false) => MoveNow::AfterCommit,
+        (true, true) => MoveNow::WithCommit,
         // The kernel may hold pages of it that were written before the rename.
-        (true, true, _) => MoveNow::WithCommit,
+        (false, true) if replaces => MoveNow::WithCommit,
+        (false, _) => MoveNow::Yes,
     }
 }
 

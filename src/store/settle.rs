@@ -15,15 +15,18 @@ impl<B: Backing> Store<B> {
     /// Does what is due in a directory: syncs it and removes what died by now durable changes.
     pub(super) fn settle(&self, dir: &Arc<Node<B>>) -> Result<()> {
         let body = dir.dir()?;
+        let mut first = true;
         // Removing an entry may leave a sidecar or layers, which wait for the removal in turn.
         for _ in 0..TRIES {
             let latest = {
                 let state = body.state.lock();
-                if state.doomed.is_empty() || state.removed {
+                let waits = !state.doomed.is_empty() || (first && state.remembers());
+                if !waits || state.removed {
                     break;
                 }
                 body.names.latest()
             };
+            first = false;
             dir.sync_names(&self.core, latest)?;
             let mut state = body.state.lock();
             if state.removed {
@@ -48,17 +51,22 @@ impl<B: Backing> Store<B> {
             if due.is_empty() {
                 continue;
             }
-            dir.hold_times(&self.core, &mut state)?;
+            if let Err(error) = dir.hold_times(&self.core, &mut state) {
+                state.doomed.splice(..0, due);
+                return Err(error);
+            }
             self.touched.lock().push(Arc::clone(dir));
             for doomed in due {
                 self.remove_doomed(dir, &mut state, doomed);
             }
         }
         self.restore_touched();
-        let clean = body.state.lock().doomed.is_empty();
-        if clean {
+        // Under the lock: what is doomed from now on counts the directory in again.
+        let state = body.state.lock();
+        if state.removed || (state.doomed.is_empty() && !state.remembers()) {
             self.queue.settled(dir.id());
         }
+        drop(state);
         Ok(())
     }
 
@@ -120,6 +128,7 @@ impl<B: Backing> Store<B> {
             }
         }
         let change = dir.dir()?.names.count();
+        state.buried.insert(name.into(), change);
         if let Some(sidecar) = &backing.sidecar {
             self.doom(dir, state, change, name, Doom::Sidecar(sidecar.name.clone()));
         }

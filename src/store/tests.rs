@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use super::*;
 use crate::backing::{CallKind, CrashRule, SimDisk};
@@ -144,4 +143,135 @@ fn a_write_that_wrote_nothing_does_not_keep_the_store_from_closing() {
     drop((node, store));
     let store = mount(&disk);
     assert_eq!(get(&store, &store.root(), b"f").unwrap(), old);
+}
+
+/// Names may survive in any order: what a name held before it was replaced, durably, must not come back when the
+/// replacement goes.
+#[test]
+fn what_was_replaced_for_good_stays_dead() {
+    for how in 0..2 {
+        let disk = vault();
+        let store = mount(&disk);
+        let root = store.root();
+        put(&store, &root, b"x", b"old");
+        put(&store, &root, b"new", b"new");
+        store.rename(&root, b"new", &root, b"x", RenameFlags::Replace).unwrap();
+        store.fsync_dir(&root).unwrap();
+        match how {
+            0 => store.unlink(&root, b"x").unwrap(),
+            _ => store.rename(&root, b"x", &root, b"y", RenameFlags::Replace).unwrap(),
+        }
+        for (rule, after) in crashes(&disk) {
+            let store = mount(&after);
+            if let Ok(content) = get(&store, &store.root(), b"x") {
+                assert_eq!(content, b"new", "{how} {rule:?}");
+            }
+            assert!(names(&store, &store.root()).len() < 2, "{how} {rule:?}");
+        }
+    }
+}
+
+#[test]
+fn a_clean_end_makes_every_name_durable() {
+    let disk = vault();
+    let store = mount(&disk);
+    let root = store.root();
+    put(&store, &root, b"a", b"a");
+    store.fsync_dir(&root).unwrap();
+    let dir = store.mkdir(&root, b"dir", &NEW).unwrap();
+    store.rename(&root, b"a", &dir, b"b", RenameFlags::Replace).unwrap();
+    store.close().unwrap();
+    for (rule, after) in crashes(&disk) {
+        let store = mount(&after);
+        assert_eq!(names(&store, &store.root()), ["dir"], "{rule:?}");
+        let dir = store.lookup(&store.root(), b"dir").unwrap();
+        assert_eq!(get(&store, &dir, b"b").unwrap(), b"a", "{rule:?}");
+    }
+}
+
+/// A name that was moved away in memory only is not free, whatever came and went under it meanwhile.
+#[test]
+fn a_name_whose_owner_has_yet_to_move_is_not_given_away() {
+    let disk = vault();
+    let store = mount(&disk);
+    let root = store.root();
+    let moved = put(&store, &root, b"x", b"moved");
+    put(&store, &root, b"y", b"target");
+    store.open_file(&moved, true).unwrap();
+    store.rename(&root, b"x", &root, b"y", RenameFlags::Replace).unwrap();
+    store.create(&root, b"x", &NEW).unwrap();
+    store.unlink(&root, b"x").unwrap();
+    put(&store, &root, b"x", b"fresh");
+    for (rule, after) in crashes(&disk) {
+        let store = mount(&after);
+        assert_eq!(names(&store, &store.root()), ["x", "y"], "{rule:?}");
+        assert_eq!(get(&store, &store.root(), b"x").unwrap(), b"fresh", "{rule:?}");
+    }
+}
+
+#[test]
+fn a_long_name_never_appears_without_its_sidecar() {
+    let disk = vault();
+    let store = mount(&disk);
+    let root = store.root();
+    let long = vec![b'n'; 250];
+    put(&store, &root, b"short", b"content");
+    store.fsync_dir(&root).unwrap();
+    store.rename(&root, b"short", &root, &long, RenameFlags::Replace).unwrap();
+    for (rule, after) in crashes(&disk) {
+        let store = mount(&after);
+        let root = store.root();
+        let name = if store.lookup(&root, b"short").is_ok() { &b"short"[..] } else { &long };
+        assert_eq!(get(&store, &root, name).unwrap(), b"content", "{rule:?}");
+    }
+}
+
+#[test]
+fn fsync_of_a_directory_covers_what_was_renamed_out_of_it() {
+    let disk = vault();
+    let store = mount(&disk);
+    let root = store.root();
+    let dir = store.mkdir(&root, b"dir", &NEW).unwrap();
+    let moved = put(&store, &dir, b"x", b"moved");
+    put(&store, &root, b"y", b"target");
+    store.open_file(&moved, true).unwrap();
+    store.rename(&dir, b"x", &root, b"y", RenameFlags::Replace).unwrap();
+    store.fsync_dir(&dir).unwrap();
+    let after = disk.crash(&CrashRule::NothingUnsynced);
+    let store = mount(&after);
+    let dir = store.lookup(&store.root(), b"dir").unwrap();
+    assert!(store.lookup(&dir, b"x").is_err());
+}
+
+#[test]
+fn a_damaged_file_can_be_cut_and_overwritten() {
+    let disk = vault();
+    let store = mount(&disk);
+    put(&store, &store.root(), b"f", b"content");
+    store.close().unwrap();
+    drop(store);
+    let (path, ..) = disk
+        .paths()
+        .into_iter()
+        .find(|(path, kind, _)| {
+            *kind == crate::backing::FileKind::File && !path.starts_with(b".akasha")
+        })
+        .unwrap();
+    let mut bytes = disk.read_path(&path).unwrap();
+    let end = bytes.len() - 1;
+    bytes[end] ^= 1;
+    disk.replace_path(&path, &bytes);
+    let store = mount(&disk);
+    let root = store.root();
+    assert!(get(&store, &root, b"f").is_err());
+    let node = store.lookup(&root, b"f").unwrap();
+    store.open_file(&node, true).unwrap();
+    store.truncate(&node, 0).unwrap();
+    store.write(&node, 0, b"mended").unwrap();
+    let mut out = [0; 6];
+    store.read(&node, 0, &mut out).unwrap();
+    assert_eq!(&out, b"mended");
+    store.fsync(&node).unwrap();
+    store.close_file(&node, true);
+    assert_eq!(get(&store, &root, b"f").unwrap(), b"mended");
 }

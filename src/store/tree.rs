@@ -155,7 +155,13 @@ impl<B: Backing> Store<B> {
             return Err(StoreError::NameTooLong);
         }
         let node = self.make_pending(dir, name, EntryKind::Symlink, new)?;
-        node.write_file(&self.core, 0, target)?;
+        // Nobody closes a link: that it fits the disk is known now or never.
+        let whole =
+            node.write_file(&self.core, 0, target).and_then(|()| node.complete_edit(&self.core));
+        if let Err(error) = whole {
+            self.unlink(dir, name)?;
+            return Err(error);
+        }
         self.queue.make_eligible(&node, self.core.clock.elapsed());
         Ok(node)
     }
@@ -214,7 +220,7 @@ impl<B: Backing> Store<B> {
             let kind = EntryKind::Dir;
             let backing = backing_name(&self.core, dir.id(), id, kind, claim.replaces, name);
             let fd = dir.dir_fd(&self.core)?;
-            self.ensure_sidecar(&fd, &mut state, &backing)?;
+            self.ensure_sidecar(dir, &fd, &mut state, &backing)?;
             let privileged = self.core.backing.is_privileged();
             let mode = if privileged { new.mode } else { new.mode | 0o700 };
             self.core.backing.mkdir(&fd, &backing.name, mode).attempt("make a directory")?;
@@ -266,8 +272,8 @@ impl<B: Backing> Store<B> {
 
     fn try_unlink(&self, dir: &Arc<Node<B>>, name: &[u8]) -> Result<Tried<B, ()>> {
         let mut state = self.lock_dir(dir)?;
-        if has_dead(&state, name) {
-            return Ok(Tried::Blocked(Blocked::Settle(Arc::clone(dir))));
+        if let Some(blocked) = must_bury(dir, &state, name) {
+            return Ok(Tried::Blocked(blocked));
         }
         let entry = state.map().get(name).ok_or(StoreError::NotFound)?;
         if entry.kind == EntryKind::Dir {
@@ -420,6 +426,8 @@ impl<B: Backing> Store<B> {
         by: VacatedBy,
     ) {
         state.vacated.insert(spot.name.clone(), Vacated { change, by });
+        // Forgotten again once it is durable.
+        self.queue.unsettle(&spot.dir);
         if let Some(sidecar) = backing.sidecar {
             self.doom(&spot.dir, state, change, &spot.name, Doom::Sidecar(sidecar.name));
         }
@@ -468,8 +476,8 @@ impl<B: Backing> Store<B> {
                 self.node_of(dir, &state, name, &entry)?
             };
             let mut locked = Locked::lock(self, dir, &child)?;
-            if has_dead(locked.of(dir), name) {
-                return Ok(Tried::Blocked(Blocked::Settle(Arc::clone(dir))));
+            if let Some(blocked) = must_bury(dir, locked.of(dir), name) {
+                return Ok(Tried::Blocked(blocked));
             }
             let still = locked.of(dir).map().get(name).is_some_and(|entry| entry.id == child.id());
             if !still {
@@ -531,9 +539,11 @@ impl<B: Backing> Store<B> {
         Ok(())
     }
 
-    /// Writes and syncs the sidecar of a long name, if it has one: before the name itself appears.
+    /// Writes the sidecar of a long name, if it has one, and makes it durable under its own name: before the long name
+    /// itself appears, which says nothing without it.
     pub(super) fn ensure_sidecar(
         &self,
+        dir: &Arc<Node<B>>,
         fd: &B::Dir,
         state: &mut DirState<B>,
         backing: &BackingName,
@@ -550,7 +560,12 @@ impl<B: Backing> Store<B> {
         temp.sync().attempt("sync a sidecar")?;
         core.backing
             .rename(&core.tmp, &temp_name, fd, &sidecar.name, RenameMode::Replace)
-            .attempt("place a sidecar")
+            .attempt("place a sidecar")?;
+        // The one sync under a directory's lock: long names are rare.
+        core.backing
+            .sync_dir(fd)
+            .attempt("sync a sidecar's name")
+            .inspect_err(|_| dir.names_failed())
     }
 
     /// Repeats `op` until it is done, making room for it in between.
@@ -617,13 +632,21 @@ pub(super) fn check_empty<B: Backing>(
     Ok(hides.then(|| Blocked::Settle(Arc::clone(child))))
 }
 
-/// Whether an entry that `name` replaced is still there. It must be gone, durably, before the entry that
-/// hides it leaves: it would come back.
-pub(super) fn has_dead<B: Backing>(state: &DirState<B>, name: &[u8]) -> bool {
-    state
-        .doomed
-        .iter()
-        .any(|doomed| *doomed.name == *name && matches!(doomed.what, Doom::Entry { .. }))
+/// What must be done before the entry of `name` may leave it: an entry that it replaced must be gone, durably, or it
+/// would come back.
+pub(super) fn must_bury<B: Backing>(
+    dir: &Arc<Node<B>>,
+    state: &DirState<B>,
+    name: &[u8],
+) -> Option<Blocked<B>> {
+    let is_dead =
+        |doomed: &Doomed| *doomed.name == *name && matches!(doomed.what, Doom::Entry { .. });
+    if state.doomed.iter().any(is_dead) {
+        return Some(Blocked::Settle(Arc::clone(dir)));
+    }
+    let upto = dir.dir().map_or(0, |body| body.names.upto());
+    let buried = state.buried.get(name).filter(|change| **change > upto);
+    buried.map(|change| Blocked::Sync(Arc::clone(dir), *change))
 }
 
 /// The right to `name` in `dir`, or what must be done before anybody can have it.

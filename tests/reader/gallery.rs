@@ -13,7 +13,7 @@ use akasha::entropy::{Entropy, SeededEntropy};
 use akasha::format::config::{self, ConfigParams, KdfParams};
 use akasha::format::{
     Entry, EntryId, EntryKind, Extent, Form, Geometry, HEADER_LEN, LayerMap, LayerSealer, ObjectId,
-    Parent, Role, Source, TailFields, TailTag, layer_file_name, seal_entry, seal_stub,
+    Parent, Role, Source, TailFields, TailTag, layer_file_name, seal_entry,
 };
 
 use data_encoding::HEXLOWER;
@@ -459,27 +459,6 @@ pub fn add_conflicts_of_saves(
     pair[0].replaces = Some(pair[1].id);
     pair[1].replaces = Some(pair[0].id);
     builder.conflict(&root, pair);
-}
-
-/// Adds a file with two hard links.
-pub fn add_stubs(vault: &Path, cipher: Cipher, block_log2: u8, seed: u64, tree: &mut Tree) {
-    let builder = reopen(vault, cipher, block_log2, seed, tree);
-    let root = Dir { backing: vault.to_owned(), path: Vec::new(), id: EntryId::ROOT };
-    let entry = builder.new_entry(EntryKind::File, b"one", None);
-    let content = b"one file, two names".to_vec();
-    let mut about = fields(Form::Simple, entry.id, 1, content.len() as u64);
-    about.role = Role::Inode;
-    let inode = builder.layer(&[Some(&content)], &about, None);
-    fs::create_dir(vault.join(".akasha/inodes")).unwrap();
-    fs::write(vault.join(format!(".akasha/inodes/{:016x}", entry.id.get())), inode.bytes).unwrap();
-    let stub = seal_stub(&builder.keys, cipher, builder.geometry, &about, &builder.entropy);
-    let first = builder.name(&root, &entry);
-    fs::write(&first, stub).unwrap();
-    let second = builder.name(&root, &Entry { name: b"two".to_vec(), ..entry });
-    fs::hard_link(first, second).unwrap();
-    for name in [b"one", b"two"] {
-        builder.tree.insert(name.to_vec(), Shown::File(content.clone()));
-    }
 }
 
 fn fields(form: Form, id: EntryId, commit: u64, size: u64) -> TailFields {
