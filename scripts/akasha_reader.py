@@ -656,7 +656,7 @@ class Vault:
             raise
 
     def content(self, entry: Entry, dir_fd: int) -> Iterator[tuple[int, bytes]]:
-        """(length of zeros, bytes) parts of a file, in order, each authenticated; the last part has neither behind it."""
+        """(length of zeros, bytes) parts of a file, in order, each authenticated."""
         layers = self.layers(entry, dir_fd)
         try:
             size, block_len = layers[0].size, self.keys.block_len

@@ -307,7 +307,7 @@ mod tests {
         let mut behind = named(b"a");
         *behind.last_mut().unwrap() = 1;
         refused(&behind, "padding");
-        refused(&[&named(b"a")[..FIXED_LEN + 1], &[0; 12]].concat(), "padding");
+        refused(&[&named(b"a")[..=FIXED_LEN], &[0; 12]].concat(), "padding");
     }
 
     #[test]
