@@ -218,6 +218,10 @@ impl<B: Backing> Node<B> {
             let shown_as =
                 free_name(&map, &entry.name, &format!(" (conflict {:08x})", entry.id.get() as u32));
             map.insert(&shown_as, shown(entry.id, entry.kind, false));
+            // Its backing name is sealed with what it once replaced.
+            if let Some(replaced) = entry.replaces {
+                state.replaces.insert(entry.id, replaced);
+            }
             state.sealed_as.insert(entry.id, entry.name.into());
         }
         for backing in damaged {
