@@ -208,7 +208,7 @@ impl<B: Backing> Store<B> {
         if lost.is_some() {
             error!("entry {:016x}: a sync failed, uncommitted changes are lost", node.id().get());
             self.invalid.lock().push(node.id());
-            self.queue.remove(node.id());
+            self.retire(node);
         }
     }
 
@@ -443,10 +443,7 @@ impl<B: Backing> Store<B> {
         touched.push(Arc::clone(&from.dir));
         touched.push(Arc::clone(&link.dir));
         drop(touched);
-        let dirty = node.file()?.state.read().is_dirty();
-        if !dirty {
-            self.queue.remove(node.id());
-        }
+        self.retire(node);
         Ok(())
     }
 
@@ -516,12 +513,18 @@ impl<B: Backing> Store<B> {
         };
         drop((frozen, finished));
         if done {
-            let waits = node.place.lock().away;
-            if !waits {
-                self.queue.remove(node.id());
-            }
+            self.retire(node);
         }
         Ok(())
+    }
+
+    /// Takes a node whose changes are committed out of the queue.
+    fn retire(&self, node: &Arc<Node<B>>) {
+        self.queue.remove(node.id());
+        // Somebody may have changed it, and added it, just before it was removed.
+        if super::waits(node) {
+            self.queue.add(node);
+        }
     }
 
     /// The names that lead to `node` are durable on return, its own and those of all parents.
