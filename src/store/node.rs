@@ -13,6 +13,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 
@@ -279,7 +280,11 @@ impl<B: Backing> Node<B> {
         what: &'static str,
     ) -> Result<T> {
         let mut last = StoreError::NotFound;
-        for _ in 0..MOVES_FOLLOWED {
+        for attempt in 0..MOVES_FOLLOWED {
+            // Whoever moves it has renamed it and is about to say so.
+            if attempt > MOVES_FOLLOWED / 4 {
+                std::thread::sleep(Duration::from_micros(100));
+            }
             enum Where<B: Backing> {
                 Tmp(Vec<u8>),
                 Dir(Arc<Node<B>>, Vec<u8>),

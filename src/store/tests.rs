@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use super::*;
 use crate::backing::{CallKind, CrashRule, SimDisk};
@@ -275,4 +274,40 @@ fn a_damaged_file_can_be_cut_and_overwritten() {
     store.fsync(&node).unwrap();
     store.close_file(&node, true);
     assert_eq!(get(&store, &root, b"f").unwrap(), b"mended");
+}
+
+#[test]
+fn readers_and_writers_never_notice_a_commit() {
+    let disk = vault();
+    let options = StoreOptions { max_mappings: 1, max_descriptors: 16, ..StoreOptions::default() };
+    let store = mount_with(&disk, options);
+    let len = 400 << 10;
+    let node = put(&store, &store.root(), b"f", &noise(len, 1));
+    let other = put(&store, &store.root(), b"other", &noise(len, 2));
+    store.open_file(&node, true).unwrap();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let mut out = vec![0; len];
+                while !stop.load(Ordering::Relaxed) {
+                    store.read(&node, 0, &mut out).unwrap();
+                    // Evicts the file's layers.
+                    store.read(&other, 0, &mut out[..4096]).unwrap();
+                }
+            });
+        }
+        scope.spawn(|| {
+            let mut at = 0;
+            while !stop.load(Ordering::Relaxed) {
+                at = (at + 4096 * 7) % len as u64;
+                store.write(&node, at + 10, b"part of a block").unwrap();
+            }
+        });
+        for turn in 0..300 {
+            store.write(&node, 0, &noise(200 << 10, turn)).unwrap();
+            store.fsync(&node).unwrap();
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
 }
