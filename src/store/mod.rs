@@ -471,13 +471,19 @@ impl<B: Backing> Store<B> {
     fn drop_unlinked(&self, node: &Arc<Node<B>>, home: &Home<B>) {
         match home {
             Home::Ghost(ghost) => {
+                // A cut on btrfs may have left the file a second name: its layers stay with that.
+                let at = crate::backing::At::Name(&ghost.name);
+                let shared =
+                    self.core.backing.stat(&self.core.tmp, at).is_ok_and(|stat| stat.nlink > 1);
                 if let Err(error) = self.core.backing.unlink(&self.core.tmp, &ghost.name)
                     && error.kind() != std::io::ErrorKind::NotFound
                 {
                     log::warn!("an unlinked file stays behind until the next mount: {error}");
                 }
                 node.place.lock().home = Home::Gone;
-                self.doom_ghost_layers(node, ghost);
+                if !shared {
+                    self.doom_ghost_layers(node, ghost);
+                }
                 self.discard(node);
             }
             // Its entry is dead and settles with its directory.

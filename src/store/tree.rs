@@ -1,6 +1,7 @@
 //! Names: looking up, making, removing and renaming entries. What is committed moves natively, at once; what is pending
 //! moves in memory, and appears in the backing tree when it is committed.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -277,8 +278,8 @@ impl<B: Backing> Store<B> {
             return self.remove_damaged(dir, &mut state, name, entry.id).map(Tried::Done);
         }
         if entry.published {
-            let live = self.nodes.get(entry.id);
             let spot = state.spot(dir, name, entry.id);
+            let live = self.living_at(entry.id, &spot);
             self.remove_entry(&mut state, live.as_ref(), &spot, entry.id, entry.kind)?;
         } else {
             let node = state.pending.get(&entry.id).cloned().ok_or(StoreError::NotFound)?;
@@ -288,7 +289,7 @@ impl<B: Backing> Store<B> {
         if let Some(&Under::Replaced { id, kind, replaces }) = state.under.get(name) {
             state.under.remove(name);
             let spot = TreeSpot { dir: Arc::clone(dir), name: name.into(), replaces };
-            let live = self.nodes.get(id);
+            let live = self.living_at(id, &spot);
             self.remove_entry(&mut state, live.as_ref(), &spot, id, kind)?;
         }
         state.map_mut().remove(name);
@@ -382,11 +383,7 @@ impl<B: Backing> Store<B> {
                 place.link = None;
             }
         } else {
-            let layered = kind == EntryKind::File
-                && core
-                    .backing
-                    .stat(&fd, crate::backing::At::Name(&backing.name))
-                    .is_ok_and(|stat| core.geometry.classify(stat.len) == LengthClass::Mapped);
+            let layered = self.takes_layers_along(&fd, &backing.name, id, kind, live);
             core.backing.unlink(&fd, &backing.name).attempt("remove a file")?;
             if let Some(node) = live {
                 let mut place = node.place.lock();
@@ -408,6 +405,34 @@ impl<B: Backing> Store<B> {
             self.discard(node);
         }
         Ok(())
+    }
+
+    /// The live node of `id`, if `spot` is where its entry is: a cut on btrfs, or somebody who merges backups, may leave an
+    /// entry in two places, and what happens to the other one is none of its business.
+    fn living_at(&self, id: EntryId, spot: &TreeSpot<B>) -> Option<Arc<Node<B>>> {
+        self.nodes.get(id).filter(|node| {
+            matches!(&node.place.lock().home, Home::Tree(at)
+                if Arc::ptr_eq(&at.dir, &spot.dir) && at.name == spot.name)
+        })
+    }
+
+    /// Whether the older layers of the file that is about to be removed are no longer needed then: not if there are none,
+    /// and not if the same file stands elsewhere as well.
+    fn takes_layers_along(
+        &self,
+        fd: &B::Dir,
+        backing: &[u8],
+        id: EntryId,
+        kind: EntryKind,
+        live: Option<&Arc<Node<B>>>,
+    ) -> bool {
+        let elsewhere = live.is_none()
+            && self.nodes.get(id).is_some_and(|n| matches!(n.place.lock().home, Home::Tree(_)));
+        kind == EntryKind::File
+            && !elsewhere
+            && self.core.backing.stat(fd, crate::backing::At::Name(backing)).is_ok_and(|stat| {
+                stat.nlink < 2 && self.core.geometry.classify(stat.len) == LengthClass::Mapped
+            })
     }
 
     /// Notes that `spot` no longer holds an entry.
@@ -1019,7 +1044,7 @@ impl<B: Backing> Store<B> {
                 break;
             }
             let upto = body.names.upto();
-            let mut seen: Vec<Box<[u8]>> = Vec::new();
+            let mut seen: HashSet<Box<[u8]>> = HashSet::new();
             let mut due = Vec::new();
             for doomed in std::mem::take(&mut state.doomed) {
                 let is_entry = matches!(doomed.what, Doom::Entry { .. });
@@ -1030,7 +1055,7 @@ impl<B: Backing> Store<B> {
                     continue;
                 }
                 if is_entry {
-                    seen.push(doomed.name.clone());
+                    seen.insert(doomed.name.clone());
                 }
                 due.push(doomed);
             }
@@ -1088,7 +1113,8 @@ impl<B: Backing> Store<B> {
         if kind == EntryKind::Dir {
             core.backing.rmdir(&fd, &backing.name).attempt("remove a replaced directory")?;
         } else {
-            let live = self.nodes.get(id);
+            let spot = TreeSpot { dir: Arc::clone(dir), name: name.into(), replaces: None };
+            let live = self.living_at(id, &spot);
             if let Some(node) = live.as_ref().filter(|node| has_handles(node)) {
                 let ghost = temp_file_name(&*core.entropy);
                 core.backing
@@ -1098,10 +1124,7 @@ impl<B: Backing> Store<B> {
                 node.place.lock().home =
                     Home::Ghost(Ghost { name: ghost, from: Some((Arc::clone(dir), left)) });
             } else {
-                let layered = core
-                    .backing
-                    .stat(&fd, crate::backing::At::Name(&backing.name))
-                    .is_ok_and(|stat| core.geometry.classify(stat.len) == LengthClass::Mapped);
+                let layered = self.takes_layers_along(&fd, &backing.name, id, kind, live.as_ref());
                 core.backing.unlink(&fd, &backing.name).attempt("remove a replaced file")?;
                 if let Some(node) = live {
                     node.place.lock().home = Home::Gone;
