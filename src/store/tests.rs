@@ -386,3 +386,43 @@ fn a_vault_that_cannot_be_read_everywhere_can_be_mounted_after_an_unclean_end() 
     disk.fail_from(5, libc::EACCES, |call| call == CallKind::OpenDir);
     drop(mount(&disk));
 }
+
+#[test]
+fn an_exchange_that_fails_halfway_did_not_happen() {
+    for nth in 1..6 {
+        let disk = vault();
+        let store = mount(&disk);
+        let root = store.root();
+        put(&store, &root, b"a", b"a");
+        put(&store, &root, b"b", b"b");
+        disk.fail(nth, libc::ENOSPC, |call| call == CallKind::Rename);
+        let done = store.rename(&root, b"a", &root, b"b", RenameFlags::Exchange).is_ok();
+        disk.heal();
+        let is = |store: &Store<SimDisk>| {
+            let root = store.root();
+            assert_eq!(get(store, &root, b"a").unwrap(), if done { b"b" } else { b"a" }, "{nth}");
+            assert_eq!(get(store, &root, b"b").unwrap(), if done { b"a" } else { b"b" }, "{nth}");
+        };
+        is(&store);
+        drop((root, store));
+        is(&mount(&disk));
+    }
+}
+
+#[test]
+fn an_exchange_is_not_repeated_by_a_cut() {
+    let disk = vault();
+    let store = mount(&disk);
+    let root = store.root();
+    put(&store, &root, b"a", b"a");
+    put(&store, &root, b"b", b"b");
+    store.rename(&root, b"a", &root, b"b", RenameFlags::Exchange).unwrap();
+    for (from, to) in [(b"a", b"t"), (b"b", b"a"), (b"t", b"b")] {
+        store.rename(&root, from, &root, to, RenameFlags::Replace).unwrap();
+    }
+    store.fsync_dir(&root).unwrap();
+    for (rule, after) in crashes(&disk) {
+        let store = mount(&after);
+        assert_eq!(get(&store, &store.root(), b"a").unwrap(), b"a", "{rule:?}");
+    }
+}
