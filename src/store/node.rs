@@ -356,6 +356,42 @@ impl<B: Backing> Node<B> {
         if let Home::Root = self.place.lock().home {
             return Ok(Arc::clone(&core.root));
         }
+        // From the nearest open one down, so that each finds its parent open: a call for each level
+        // would overflow the stack.
+        let mut closed = Vec::new();
+        let mut at = self.parent_at_home();
+        while let Some(dir) = at.take_if(|dir| !dir.holds_fd()) {
+            at = dir.parent_at_home();
+            closed.push(dir);
+        }
+        for dir in closed.iter().rev() {
+            dir.open_fd(core)?;
+        }
+        self.open_fd(core)
+    }
+
+    /// The directory that its backing entry is in.
+    fn parent_at_home(&self) -> Option<Arc<Node<B>>> {
+        match &self.place.lock().home {
+            Home::Tree(spot) => Some(Arc::clone(&spot.dir)),
+            Home::Damaged { dir, .. } => Some(Arc::clone(dir)),
+            Home::Pending | Home::Root | Home::Ghost(_) | Home::Gone => None,
+        }
+    }
+
+    /// Whether its descriptor is open; the root's always is.
+    fn holds_fd(&self) -> bool {
+        match &self.body {
+            Body::Dir(dir) => {
+                dir.fd_used.store(true, Ordering::Relaxed);
+                dir.fd.lock().is_some() || matches!(self.place.lock().home, Home::Root)
+            }
+            Body::File(_) | Body::Damaged => true,
+        }
+    }
+
+    fn open_fd(self: &Arc<Self>, core: &Core<B>) -> Result<Arc<B::Dir>> {
+        let body = self.dir()?;
         let fd = Arc::new(self.at_home(
             core,
             |dir, name| core.backing.open_dir(dir, name),

@@ -426,3 +426,27 @@ fn an_exchange_is_not_repeated_by_a_cut() {
         assert_eq!(get(&store, &store.root(), b"a").unwrap(), b"a", "{rule:?}");
     }
 }
+
+#[test]
+fn a_deep_directory_is_opened_again_from_the_root() {
+    let disk = vault();
+    let options = StoreOptions { max_descriptors: 16, ..StoreOptions::default() };
+    let store = mount_with(&disk, options);
+    let mut deep = store.root();
+    for _ in 0..2000 {
+        deep = store.mkdir(&deep, b"d", &NEW).unwrap();
+    }
+    // Evicts all of them.
+    for n in 0..40 {
+        let name = format!("{n}");
+        let dir = store.mkdir(&store.root(), name.as_bytes(), &NEW).unwrap();
+        store.mkdir(&dir, b"in", &NEW).unwrap();
+    }
+    store.attr(&deep).unwrap();
+    // Dropped from the leaf on, one by one.
+    let mut chain = vec![deep];
+    while let Some(link) = chain.last().and_then(|dir| dir.place.lock().link.clone()) {
+        chain.push(link.dir);
+    }
+    drop(store);
+}
