@@ -634,6 +634,7 @@ impl<B: Backing> Store<B> {
             due
         };
         if settle {
+            self.restore_touched();
             self.settle_all();
         }
         self.cache.trim();

@@ -462,7 +462,7 @@ impl<B: Backing> Store<B> {
         let unlinked = node.place.lock().link.is_none();
         if unlinked && last {
             self.drop_unlinked(node, &home);
-        } else if last_writer && waits(node) {
+        } else if (last_writer || last) && waits(node) {
             self.queue.make_eligible(node, self.core.clock.elapsed());
         }
     }
@@ -618,6 +618,7 @@ impl<B: Backing> Store<B> {
                 }
                 clean = self.commit_batches(&dirty);
             }
+            self.restore_touched();
             let everything = self.queue.len() == 0;
             clean &= everything;
             clean &= self.settle_all();

@@ -450,3 +450,14 @@ fn a_deep_directory_is_opened_again_from_the_root() {
     }
     drop(store);
 }
+
+#[test]
+fn a_directory_where_a_file_came_and_went_is_not_kept_in_memory() {
+    let disk = vault();
+    let store = mount(&disk);
+    let dir = store.mkdir(&store.root(), b"dir", &NEW).unwrap();
+    store.create(&dir, b"f", &NEW).unwrap();
+    store.unlink(&dir, b"f").unwrap();
+    store.close().unwrap();
+    assert!(!dir.dir().unwrap().state.lock().is_pinned());
+}

@@ -317,6 +317,8 @@ impl<B: Backing> Store<B> {
     ) -> Result<()> {
         state.pending.remove(&node.id());
         state.times = Some((self.core.now(), self.core.now()));
+        // Nothing is published here that would have the times given to the backing directory.
+        self.touched.lock().push(Arc::clone(dir));
         let home = {
             let mut place = node.place.lock();
             place.link = None;
@@ -332,7 +334,11 @@ impl<B: Backing> Store<B> {
                 node.place.lock().away = false;
                 self.remove_entry(state, Some(node), &spot, node.id(), node.kind())?;
             } else {
-                // The other directory is not locked here: the commit of the unlinked node removes it.
+                // The other directory is not locked here: the commit of the unlinked node removes it. Nothing that
+                // nobody can see any more may keep it from that.
+                if !has_handles(node) {
+                    self.discard(node);
+                }
                 self.queue.make_eligible(node, self.core.clock.elapsed());
             }
         } else if !has_handles(node) {
@@ -882,6 +888,7 @@ impl<B: Backing> Store<B> {
         to.pending.insert(node.id(), Arc::clone(node));
         to.times = Some((now, now));
         locked.of(dir).times = Some((now, now));
+        self.touched.lock().push(Arc::clone(dir));
         node.place.lock().link = Some(Link { dir: Arc::clone(to_dir), name: to_name.into() });
         self.queue.add(node);
         Ok(())
