@@ -412,7 +412,7 @@ impl<B: Backing> Store<B> {
                 if let Tried::Blocked(blocked) = moved {
                     return Ok(Tried::Blocked(blocked));
                 }
-                self.moved_at_last(&mut locked, node, spot, link)?;
+                self.moved_at_last(&mut locked, node, spot, link);
             }
             None if node.place.lock().away => {
                 // Unlinked while its rename was waiting: the old name goes too.
@@ -433,7 +433,7 @@ impl<B: Backing> Store<B> {
         node: &Arc<Node<B>>,
         from: &TreeSpot<B>,
         link: &Link<B>,
-    ) -> Result<()> {
+    ) {
         let left = locked.of(&from.dir);
         if matches!(left.under.get(&from.name), Some(Under::MovedAway(_))) {
             left.under.remove(&from.name);
@@ -450,7 +450,6 @@ impl<B: Backing> Store<B> {
         touched.push(Arc::clone(&link.dir));
         drop(touched);
         self.retire(node);
-        Ok(())
     }
 
     /// Publishes over a top that stays, as the older layer `older`, in one atomic step: the new layer
@@ -504,11 +503,12 @@ impl<B: Backing> Store<B> {
     /// The new version is the file from now on.
     fn committed(&self, node: &Arc<Node<B>>, finished: Finished<B>, covers: u64) -> Result<()> {
         let body = node.file()?;
+        let ghost = matches!(node.place.lock().home, Home::Ghost(_));
         let (frozen, done) = {
             let mut state = body.state.write();
             state.top = Some(Arc::clone(&finished.snapshot));
             state.committed = state.committed.max(covers);
-            if !matches!(node.place.lock().home, Home::Ghost(_)) {
+            if !ghost {
                 state.attr = None;
             }
             if state.open.is_none() {

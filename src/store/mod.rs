@@ -363,8 +363,43 @@ impl<B: Backing> Store<B> {
             })
         };
         let (atime, mtime) = (time(set.atime), time(set.mtime));
-        if let Body::File(body) = &node.body {
-            let mut state = body.state.write();
+        if node.file().is_ok() {
+            // A commit copies the attributes and renames under this lock: a change in between would be lost.
+            while !self.try_set_file_attr(node, set, atime, mtime)? {}
+        } else {
+            self.set_home_attr(node, set, atime, mtime)?;
+        }
+        self.attr(node)
+    }
+
+    /// Changes a file's attributes holding the directory where it is; false if it moved meanwhile.
+    fn try_set_file_attr(
+        &self,
+        node: &Arc<Node<B>>,
+        set: &SetAttr,
+        atime: Option<Timestamp>,
+        mtime: Option<Timestamp>,
+    ) -> Result<bool> {
+        let dir_of = || {
+            let place = node.place.lock();
+            match (&place.home, &place.link) {
+                (Home::Tree(spot), _) => Some(Arc::clone(&spot.dir)),
+                (Home::Pending, Some(link)) => Some(Arc::clone(&link.dir)),
+                _ => None,
+            }
+        };
+        let dir = dir_of();
+        let _names = match &dir {
+            Some(dir) => Some(dir.dir()?.state.lock()),
+            None => None,
+        };
+        if dir_of().map(|dir| dir.id()) != dir.as_ref().map(|dir| dir.id()) {
+            return Ok(false);
+        }
+        let pending = matches!(node.place.lock().home, Home::Pending);
+        {
+            let now = self.core.now();
+            let mut state = node.file()?.state.write();
             if state.is_dirty()
                 && let Some(mtime) = mtime
             {
@@ -380,15 +415,13 @@ impl<B: Backing> Store<B> {
                 attr.atime = atime.unwrap_or(attr.atime);
                 attr.mtime = mtime.unwrap_or(attr.mtime);
                 attr.ctime = now;
-                drop(state);
-                // If it was published just now, the entry needs the change as well.
-                if !matches!(node.place.lock().home, Home::Pending) {
-                    return self.set_home_attr(node, set, atime, mtime);
+                if pending {
+                    return Ok(true);
                 }
-                return self.attr(node);
             }
         }
-        self.set_home_attr(node, set, atime, mtime)
+        self.set_home_attr(node, set, atime, mtime)?;
+        Ok(true)
     }
 
     fn set_home_attr(
@@ -397,7 +430,7 @@ impl<B: Backing> Store<B> {
         set: &SetAttr,
         atime: Option<Timestamp>,
         mtime: Option<Timestamp>,
-    ) -> Result<Attr> {
+    ) -> Result<()> {
         if let Body::Dir(body) = &node.body {
             // Who loses the right to write here would keep what is pending from being published.
             if set.mode.is_some_and(|mode| mode & 0o300 != 0o300)
@@ -414,7 +447,7 @@ impl<B: Backing> Store<B> {
         if change != AttrChange::default() {
             node.change_home(&self.core, &change)?;
         }
-        self.attr(node)
+        Ok(())
     }
 
     /// Counts a handle. The first one opens and verifies the committed version.

@@ -281,13 +281,13 @@ impl<B: Backing> Node<B> {
     ) -> Result<T> {
         let mut last = StoreError::NotFound;
         for attempt in 0..MOVES_FOLLOWED {
-            // Whoever moves it has renamed it and is about to say so.
-            if attempt > MOVES_FOLLOWED / 4 {
-                std::thread::sleep(Duration::from_micros(100));
-            }
             enum Where<B: Backing> {
                 Tmp(Vec<u8>),
                 Dir(Arc<Node<B>>, Vec<u8>),
+            }
+            // Whoever moves it has renamed it and is about to say so.
+            if attempt > MOVES_FOLLOWED / 4 {
+                std::thread::sleep(Duration::from_micros(100));
             }
             let place = {
                 let place = self.place.lock();

@@ -461,3 +461,28 @@ fn a_directory_where_a_file_came_and_went_is_not_kept_in_memory() {
     store.close().unwrap();
     assert!(!dir.dir().unwrap().state.lock().is_pinned());
 }
+
+#[test]
+fn no_commit_takes_an_attribute_back() {
+    let disk = vault();
+    let store = mount(&disk);
+    let node = put(&store, &store.root(), b"f", b"content");
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                store.write(&node, 0, b"changed").unwrap();
+                store.fsync(&node).unwrap();
+            }
+        });
+        let mut lost = 0;
+        for turn in 0..3000 {
+            let mode = 0o600 | (turn & 0o77);
+            store.set_attr(&node, &SetAttr { mode: Some(mode), ..SetAttr::default() }).unwrap();
+            std::thread::sleep(std::time::Duration::from_micros(50));
+            lost += u32::from(store.attr(&node).unwrap().mode != mode);
+        }
+        stop.store(true, Ordering::Relaxed);
+        assert_eq!(lost, 0);
+    });
+}
