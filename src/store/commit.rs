@@ -62,6 +62,9 @@ impl<B: Backing> Store<B> {
                 .chain(first.drain(..))
                 .collect();
             if waiting.is_empty() {
+                for (node, _) in &targets {
+                    self.queue.remove_if_done(node);
+                }
                 return Ok(());
             }
             waiting.sort_by_key(|node| node.id());
@@ -208,7 +211,7 @@ impl<B: Backing> Store<B> {
         if lost.is_some() {
             error!("entry {:016x}: a sync failed, uncommitted changes are lost", node.id().get());
             self.invalid.lock().push(node.id());
-            self.retire(node);
+            self.queue.remove_if_done(node);
         }
     }
 
@@ -417,7 +420,9 @@ impl<B: Backing> Store<B> {
             None if node.place.lock().away => {
                 // Unlinked while its rename was waiting: the old name goes too.
                 let state = locked.of(&spot.dir);
-                state.under.remove(&spot.name);
+                if matches!(state.under.get(&spot.name), Some(Under::MovedAway(_))) {
+                    state.under.remove(&spot.name);
+                }
                 node.place.lock().away = false;
                 self.remove_entry(state, Some(node), spot, node.id(), node.kind())?;
             }
@@ -449,7 +454,7 @@ impl<B: Backing> Store<B> {
         touched.push(Arc::clone(&from.dir));
         touched.push(Arc::clone(&link.dir));
         drop(touched);
-        self.retire(node);
+        self.queue.remove_if_done(node);
     }
 
     /// Publishes over a top that stays, as the older layer `older`, in one atomic step: the new layer
@@ -503,34 +508,23 @@ impl<B: Backing> Store<B> {
     /// The new version is the file from now on.
     fn committed(&self, node: &Arc<Node<B>>, finished: Finished<B>, covers: u64) -> Result<()> {
         let body = node.file()?;
-        let ghost = matches!(node.place.lock().home, Home::Ghost(_));
-        let (frozen, done) = {
+        let is_ghost = matches!(node.place.lock().home, Home::Ghost(_));
+        let frozen = {
             let mut state = body.state.write();
             state.top = Some(Arc::clone(&finished.snapshot));
             state.committed = state.committed.max(covers);
-            if !ghost {
+            if !is_ghost {
                 state.attr = None;
             }
             if state.open.is_none() {
                 state.eligible_since = None;
                 state.set_mtime = None;
             }
-            (state.frozen.take(), state.open.is_none())
+            state.frozen.take()
         };
         drop((frozen, finished));
-        if done {
-            self.retire(node);
-        }
+        self.queue.remove_if_done(node);
         Ok(())
-    }
-
-    /// Takes a node whose changes are committed out of the queue.
-    fn retire(&self, node: &Arc<Node<B>>) {
-        self.queue.remove(node.id());
-        // Somebody may have changed it, and added it, just before it was removed.
-        if super::waits(node) {
-            self.queue.add(node);
-        }
     }
 
     /// The names that lead to `node` are durable on return, its own and those of all parents.
@@ -617,7 +611,6 @@ impl<B: Backing> Store<B> {
             CommitPolicy::Interval(interval) => interval,
             CommitPolicy::OnClose => Duration::ZERO,
         };
-        let pause = (interval / 4).clamp(Duration::from_millis(10), Duration::from_secs(1));
         if self.core.options.read_only {
             return Duration::from_secs(1);
         }
@@ -638,7 +631,11 @@ impl<B: Backing> Store<B> {
             self.settle_all();
         }
         self.cache.trim();
-        pause
+        // Whoever changes something wakes this up before its time.
+        if self.queue.len() == 0 && self.queue.unsettled().is_empty() {
+            return Duration::from_secs(1);
+        }
+        (interval / 4).clamp(Duration::from_millis(10), Duration::from_secs(1))
     }
 
     /// Makes every replacement durable and removes what died by it.

@@ -1,13 +1,13 @@
 //! One directory: its map, what the backing directory holds that the map does not show, and what is to be removed
 //! once a sync has made its replacement durable.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use log::warn;
 use parking_lot::MutexGuard;
 
-use crate::backing::{At, AttrChange, Backing, FileKind, PublishedFile};
+use crate::backing::{At, AttrChange, Backing, FileKind, PublishedFile, RawEntry};
 use crate::clock::Timestamp;
 use crate::crypto::sha256;
 use crate::format::{BackingName, Entry, EntryId, EntryKind, NameClass, classify_name, open_entry};
@@ -191,6 +191,7 @@ impl<B: Backing> Node<B> {
         let listing = core.backing.list(&fd).attempt("read a directory")?;
         let mut entries: Vec<(Entry, Vec<u8>)> = Vec::with_capacity(listing.len());
         let mut damaged = Vec::new();
+        let strays = stray_sidecars(&listing);
         for raw in listing {
             let opened = match classify_name(&raw.name) {
                 NameClass::Control | NameClass::Rescue | NameClass::Sidecar => continue,
@@ -231,6 +232,10 @@ impl<B: Backing> Node<B> {
         }
         if !core.options.read_only {
             let change = self.dir()?.names.latest();
+            for sidecar in strays {
+                let what = Doom::Sidecar(sidecar);
+                state.doomed.push(Doomed { change, name: Box::default(), what });
+            }
             for (entry, backing) in dead.replaced {
                 let backing =
                     BackingName { name: backing, sidecar: sidecar_of(core, self.id(), &entry) };
@@ -336,6 +341,22 @@ fn kind_agrees(kind: EntryKind, backing: FileKind) -> bool {
         FileKind::File => kind != EntryKind::Dir,
         FileKind::Other => false,
     }
+}
+
+/// Sidecars without their long name: it was never published, or its removal was cut short.
+fn stray_sidecars(listing: &[RawEntry]) -> Vec<Vec<u8>> {
+    let class = |raw: &&RawEntry, class| classify_name(&raw.name) == class;
+    let long: HashSet<&[u8]> = listing
+        .iter()
+        .filter(|raw| class(raw, NameClass::Long))
+        .map(|raw| raw.name.as_slice())
+        .collect();
+    listing
+        .iter()
+        .filter(|raw| class(raw, NameClass::Sidecar) && raw.kind == FileKind::File)
+        .filter(|raw| raw.name.strip_suffix(b".name").is_some_and(|stem| !long.contains(stem)))
+        .map(|raw| raw.name.clone())
+        .collect()
 }
 
 /// Entries that lost their name.

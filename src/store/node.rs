@@ -259,6 +259,11 @@ impl<B: Backing> Node<B> {
         }
     }
 
+    /// Whether anything of it waits for a commit: changes, or a name.
+    pub(crate) fn waits(&self) -> bool {
+        self.file().is_ok_and(|body| body.state.read().is_dirty()) || self.place.lock().away
+    }
+
     /// The backing name that `spot` seals to, for this node.
     pub(crate) fn sealed_name(&self, core: &Core<B>, spot: &TreeSpot<B>) -> Vec<u8> {
         self.entry_at(core, spot).name

@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use super::harness::{
     FAST_KDF, Mount, Setup, Vault, akasha, binary, detach, is_root, run, secret, skipped, succeed,
+    umount,
 };
 
 /// The numbers of nobody and nogroup.
@@ -39,7 +40,7 @@ impl<'a> Background<'a> {
     }
 
     fn stop(self) {
-        succeed(akasha().arg("umount").arg(self.0.mountpoint()));
+        umount(akasha().arg("umount").arg(self.0.mountpoint()));
     }
 }
 
@@ -275,7 +276,7 @@ fn a_full_disk_says_so_keeps_the_old_and_lets_delete() {
         command.arg("mount").arg(disk.0.join("vault")).arg(&mountpoint);
         succeed(command.arg("--password-file").arg(vault.password_file()));
     };
-    let umount = || succeed(akasha().arg("umount").arg(&mountpoint));
+    let unmount = || umount(akasha().arg("umount").arg(&mountpoint));
     mount();
     let _mounted = Background(&vault);
     let old = vec![1; 3 << 20];
@@ -305,13 +306,13 @@ fn a_full_disk_says_so_keeps_the_old_and_lets_delete() {
     assert!(found == old || found == vec![3; 3 << 20] || found.is_empty(), "torn");
     fs::remove_file(&kept).unwrap();
     assert!(!kept.exists());
-    umount();
+    unmount();
     fs::remove_file(filler).unwrap();
     mount();
     assert!(!kept.exists(), "the deleted file is back");
     assert_eq!(fs::read(mountpoint.join("after")).unwrap(), b"room again");
     fs::write(&kept, b"new").unwrap();
-    umount();
+    unmount();
     // And init itself.
     let filler = fill(&disk.0);
     let mut init = akasha();
@@ -329,9 +330,9 @@ fn succeed_or_busy(command: &mut Command) -> bool {
     done.status.success()
 }
 
-/// A place below the system's temporary directory that nobody owns, with the program in it.
+/// A temporary place that nobody owns, with the program in it.
 fn place_of_nobody() -> tempfile::TempDir {
-    let place = tempfile::Builder::new().prefix("akasha user ").tempdir_in("/var/tmp").unwrap();
+    let place = tempfile::Builder::new().prefix("akasha user ").tempdir().unwrap();
     fs::copy(binary(), place.path().join("akasha")).unwrap();
     let programs = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/mounted");
     succeed(Command::new("cp").arg("-r").arg(programs).arg(place.path().join("tests")));
@@ -361,7 +362,7 @@ fn as_nobody(place: &Path, args: &[&str]) -> Command {
 }
 
 /// The same command in a mount namespace in which every fusermount3 is an unusable file.
-fn without_fusermount(command: Command) -> Command {
+fn without_fusermount(command: &Command) -> Command {
     let inside =
         "for helper in /usr/bin/fusermount3 /bin/fusermount3 /usr/local/bin/fusermount3; do
         if [ -e \"$helper\" ]; then mount --bind /dev/null \"$helper\"; fi
@@ -398,7 +399,7 @@ fn an_ordinary_user_without_fusermount3_or_permission_is_told_so() {
     }
     let place = place_of_nobody();
     succeed(&mut as_nobody(place.path(), &["init"]));
-    refused(17, &mut without_fusermount(as_nobody(place.path(), &["mount", "vault"])));
+    refused(17, &mut without_fusermount(&as_nobody(place.path(), &["mount", "vault"])));
     let forbidden = place.path().join("of root");
     fs::create_dir(&forbidden).unwrap();
     refused(18, &mut as_nobody(place.path(), &["mount-on", "of root"]));

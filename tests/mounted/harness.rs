@@ -100,6 +100,9 @@ impl Vault {
         let mut mount = akasha();
         mount.arg("mount").arg(self.dir()).arg(self.mountpoint());
         mount.arg("--password-file").arg(self.password_file()).args(&self.setup.mount_args);
+        if let Some(level) = std::env::var_os("AKASHA_LOG") {
+            mount.arg("--log-level").arg(level);
+        }
         mount
     }
 
@@ -284,14 +287,7 @@ impl Mount {
     /// `akasha umount`; checks that it ended well and left nothing unpublished.
     pub fn unmount(mut self) -> Vault {
         let pid = self.pid();
-        // Another test's fork holds a copy of every descriptor until it execs: for that long a mount is busy.
-        for _ in 0..50 {
-            let output = akasha().arg("umount").arg(self.vault.mountpoint()).output();
-            if output.expect("akasha runs").status.code() != Some(16) {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(100));
-        }
+        umount(akasha().arg("umount").arg(self.vault.mountpoint()));
         let status = self.daemon.wait();
         assert!(status.success(), "daemon {pid}: {status}: {}", self.log());
         assert_eq!(self.vault.leftovers(), Vec::<PathBuf>::new(), "left in .akasha/tmp");
@@ -332,7 +328,7 @@ impl Mount {
 
     /// A clean end that `command` brings about.
     pub fn end_after(mut self, command: &mut Command) -> Vault {
-        succeed(command);
+        umount(command);
         let status = self.daemon.wait();
         assert!(status.success(), "after {command:?}: {status}: {}", self.log());
         let Mount { vault, .. } = self;
@@ -386,6 +382,22 @@ pub fn akasha() -> Command {
 pub fn binary() -> PathBuf {
     std::env::var_os("AKASHA_BIN")
         .map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_akasha")), PathBuf::from)
+}
+
+/// Runs a command that unmounts. A child that another test's thread has just forked holds copies of our
+/// descriptors until it executes its program: then the mount is busy for a moment, and one tries again.
+pub fn umount(command: &mut Command) {
+    let start = Instant::now();
+    loop {
+        let done = run(command);
+        if done.status.success() {
+            return;
+        }
+        let busy = done.stderr.contains("in use") || done.stderr.contains("busy");
+        let again = busy && start.elapsed() < Duration::from_secs(5);
+        assert!(again, "{command:?}: {}\n{}", done.status, done.stderr);
+        thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// What a finished program left.
@@ -454,7 +466,8 @@ pub fn detach(mountpoint: &Path) {
 /// Says, past libtest's capture, that the current test cannot run here.
 pub fn skipped(why: &str) {
     let name = thread::current().name().unwrap_or("?").to_owned();
-    let _ = writeln!(io::stderr(), "SKIPPED {name}: {why}");
+    // In one piece: libtest's own lines go to the same place.
+    let _ = io::stderr().write_all(format!("\nSKIPPED {name}: {why}\n").as_bytes());
 }
 
 pub fn is_root() -> bool {
