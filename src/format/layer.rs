@@ -171,6 +171,11 @@ impl LayerKey {
         self.id
     }
 
+    /// Whether a header names this layer. Says nothing of what follows it.
+    pub fn is_of(&self, header: &[u8; HEADER_LEN]) -> bool {
+        header[24..56] == self.id.0
+    }
+
     /// The epoch of the key.
     pub fn epoch(&self) -> u32 {
         self.epoch
