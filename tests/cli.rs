@@ -324,8 +324,8 @@ fn init_on_a_full_disk_says_so_and_leaves_nothing() {
     let dir = place.dir("small");
     // Room for three inodes: the root, the control directory and one more.
     let script = format!(
-        "mount -t tmpfs -o nr_inodes=3,mode=755 none {dir} || exit 99; \
-         '{EXE}' init {dir} {}; code=$?; ls -A {dir} | grep . >&2; exit $code",
+        "mount -t tmpfs -o nr_inodes=3,mode=755 none '{dir}' || exit 99; \
+         '{EXE}' init '{dir}' {}; code=$?; ls -A '{dir}' | grep . >&2; exit $code",
         CHEAP.join(" ")
     );
     let ended = run(Command::new("unshare").args(["-m", "sh", "-c", &script]), b"pw\n");
@@ -623,12 +623,12 @@ fn without_fusermount3_an_ordinary_user_is_told_how_to_get_it() {
     place.dir("m");
     // In a mount namespace of its own, in which the helper is no file.
     let script = format!(
-        "chown -R {NOBODY} {vault} {mountpoint} || exit 99; \
+        "chown -R {NOBODY} '{vault}' '{mountpoint}' || exit 99; \
          for helper in /usr/bin/fusermount3 /bin/fusermount3 /usr/local/bin/fusermount3; do \
            if [ -f $helper ]; then mount --bind /dev/null $helper || exit 99; fi; \
          done; \
          exec setpriv --reuid {NOBODY} --regid {NOBODY} --clear-groups \
-           {exe} mount {vault} {mountpoint}",
+           '{exe}' mount '{vault}' '{mountpoint}'",
         exe = place.str("akasha"),
         vault = place.str("vault"),
         mountpoint = place.str("m"),

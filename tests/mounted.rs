@@ -2,7 +2,7 @@
 //! and remount. Needs /dev/fuse; where it is missing every test says SKIPPED.
 //!
 //! Environment: `AKASHA_BIG=1` for the sizes of the promises (tens of GiB), `AKASHA_SEED` to replay,
-//! `AKASHA_BIN` for another build of the program, `AKASHA_PYTHON` for a Python with argon2-cffi and
+//! `AKASHA_LOG=debug` to hear more from the daemon, `AKASHA_BIN` for another build of the program, `AKASHA_PYTHON` for a Python with argon2-cffi and
 //! cryptography; the rest is named at its test.
 
 #![allow(clippy::unwrap_used)]

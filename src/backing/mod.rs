@@ -17,8 +17,11 @@
 //! is not of the expected kind is an error (`ELOOP`, `ENOTDIR`, `EISDIR`, or `EIO` for fifos and devices). A failed
 //! sync is final: the caller abandons the file, no call here retries one.
 
+#[cfg(test)]
+mod contract;
 pub mod inherited;
 mod mapping;
+mod os_calls;
 mod os_disk;
 pub mod process;
 mod sim_disk;

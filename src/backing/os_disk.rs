@@ -1,155 +1,135 @@
-//! The real disk: [`Backing`] in system calls, with no policy of its own.
+//! [`Backing`] in system calls: no policy, no cache, no retry but after EINTR.
+//!
+//! Invariants: every object is reached by one name relative to a held descriptor, through
+//! openat2(2) with `RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV` (openat(2) with
+//! `O_NOFOLLOW` where the kernel has no openat2), with `O_NONBLOCK` so that a planted fifo cannot
+//! hang the daemon, and its kind is checked on the open descriptor. Contents go through pread(2) and
+//! pwrite(2) only. No call uses a descriptor's file position, so all handles serve many threads.
 
-use std::ffi::OsStr;
+#![allow(unsafe_code)]
+
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
 use rustix::fs::{
-    self, AtFlags, FallocateFlags, FileType, FlockOperation, Gid, Mode, OFlags, RawDir,
-    RenameFlags, ResolveFlags, Timestamps, Uid, XattrFlags,
+    AtFlags, CWD, FallocateFlags, FileType, FlockOperation, Mode, OFlags, RawDir, RenameFlags,
+    XattrFlags,
 };
-
-use crate::clock::Timestamp;
+use rustix::io::{Errno, retry_on_intr};
 
 use super::mapping::FileMapping;
+use super::os_calls::{
+    change_open, checked_stat, chmod_nofollow, has_file_capabilities, kernel_is_at_least,
+    open_beneath, owner_of, pread_exact, probe_openat2, pwrite_all, stat_at, stat_of, times_of,
+};
 use super::{
     At, AttrChange, Backing, FileKind, PublishedFile, RawEntry, RenameMode, SpaceStat, Stat,
-    TempFile,
+    TempFile, check_name,
 };
-
-/// Opened once, then everything is relative to it.
-pub struct OsDisk {
-    root: Arc<OwnedFd>,
-    is_privileged: bool,
-    sync_all_is_sound: bool,
-    /// btrfs gains nothing from preallocation and loses much.
-    reserves: bool,
-}
-
-/// An open directory.
-pub struct OsDir(OwnedFd);
-
-/// An open published file.
-pub struct OsFile(OwnedFd);
-
-/// An open temporary file.
-pub struct OsTemp {
-    fd: OwnedFd,
-    reserves: bool,
-}
-
-/// A held lock.
-pub struct OsLock(OwnedFd);
 
 const EXT4_MAGIC: u64 = 0xEF53;
 const XFS_MAGIC: u64 = 0x5846_5342;
 const BTRFS_MAGIC: u64 = 0x9123_683E;
 const TMPFS_MAGIC: u64 = 0x0102_1994;
 
+/// Enough for some 400 sealed names a call.
+const LIST_BUFFER_LEN: usize = 64 * 1024;
+
+/// Most xattr values are far shorter; longer ones cost a second call.
+const XATTR_FIRST_TRY_LEN: usize = 256;
+/// `XATTR_SIZE_MAX` of the kernel.
+const XATTR_LEN_MAX: usize = 64 * 1024;
+
+/// A vault directory of the operating system.
+#[derive(Debug)]
+pub struct OsDisk {
+    root: Arc<OwnedFd>,
+    has_openat2: bool,
+    is_btrfs: bool,
+    sync_all_is_sound: bool,
+    is_privileged: bool,
+}
+
+/// An open directory of an [`OsDisk`].
+#[derive(Debug)]
+pub struct OsDir {
+    fd: Arc<OwnedFd>,
+}
+
+/// An open published file of an [`OsDisk`].
+#[derive(Debug)]
+pub struct OsFile {
+    fd: OwnedFd,
+}
+
+/// An open temporary file of an [`OsDisk`].
+#[derive(Debug)]
+pub struct OsTemp {
+    fd: OwnedFd,
+    can_reserve: bool,
+}
+
+/// A flock(2) held on an open file.
+#[derive(Debug)]
+pub struct OsLock {
+    fd: OwnedFd,
+}
+
 impl OsDisk {
-    /// The vault directory at `path`, which may be reached through symbolic links.
+    /// Opens the vault directory at `path` (which may itself lie behind symbolic links) and holds it.
     ///
     /// # Errors
-    /// The system's; `ENOTDIR` if it is no directory.
+    /// Those of open(2) and statfs(2); `ENOTDIR` if it is no directory.
     pub fn open(path: &Path) -> io::Result<OsDisk> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let root = fs::open(path, flags, Mode::empty())?;
-        let magic = fs::fstatfs(&root)?.f_type.cast_unsigned() & 0xFFFF_FFFF;
+        let root = retry_on_intr(|| rustix::fs::openat(CWD, path, flags, Mode::empty()))?;
+        OsDisk::from_fd(root)
+    }
+
+    /// The vault directory behind an open descriptor.
+    ///
+    /// # Errors
+    /// Those of statfs(2).
+    pub fn from_fd(root: OwnedFd) -> io::Result<OsDisk> {
+        let magic = rustix::fs::fstatfs(&root)?.f_type.cast_unsigned() & 0xFFFF_FFFF;
+        let known = [EXT4_MAGIC, XFS_MAGIC, BTRFS_MAGIC, TMPFS_MAGIC].contains(&magic);
         Ok(OsDisk {
+            has_openat2: probe_openat2(&root),
+            is_btrfs: magic == BTRFS_MAGIC,
+            sync_all_is_sound: known && kernel_is_at_least(5, 8),
+            is_privileged: has_file_capabilities(),
             root: Arc::new(root),
-            is_privileged: rustix::process::geteuid().is_root(),
-            sync_all_is_sound: matches!(magic, EXT4_MAGIC | XFS_MAGIC | BTRFS_MAGIC | TMPFS_MAGIC),
-            reserves: magic != BTRFS_MAGIC,
         })
     }
 
-    /// Opens `name` in `dir`, never through a symbolic link, and never waiting for a fifo.
-    fn open_at(dir: &OwnedFd, name: &[u8], flags: OFlags, mode: Mode) -> io::Result<OwnedFd> {
+    /// Opens one name in `dir`, never through a symbolic link nor onto another filesystem.
+    fn open_at(&self, dir: &OsDir, name: &[u8], flags: OFlags, mode: Mode) -> io::Result<OwnedFd> {
+        check_name(name)?;
         let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
-        Ok(fs::openat(dir, name, flags, mode)?)
+        let opened = if self.has_openat2 {
+            open_beneath(dir.fd.as_fd(), name, flags, mode)
+        } else {
+            retry_on_intr(|| rustix::fs::openat(&dir.fd, name, flags, mode))
+        };
+        opened.map_err(|errno| match errno {
+            // A socket, or a device without a driver.
+            Errno::NXIO | Errno::NODEV => Errno::IO.into(),
+            errno => errno.into(),
+        })
     }
 
-    /// Opens a regular file; anything else in its place is an error.
-    fn open_regular(dir: &OwnedFd, name: &[u8], flags: OFlags) -> io::Result<OwnedFd> {
-        let fd = Self::open_at(dir, name, flags, Mode::empty())?;
-        match FileType::from_raw_mode(fs::fstat(&fd)?.st_mode) {
-            FileType::RegularFile => Ok(fd),
-            FileType::Directory => Err(errno(libc::EISDIR)),
-            _ => Err(errno(libc::EIO)),
-        }
+    fn open_temp_with(&self, dir: &OsDir, name: &[u8], flags: OFlags, mode: Mode) -> OpenedTemp {
+        let fd = self.open_at(dir, name, OFlags::RDWR | flags, mode)?;
+        let stat = checked_stat(&fd, FileKind::File)?;
+        // btrfs writes elsewhere even into reserved room, so its fallocate promises nothing.
+        Ok((OsTemp { fd, can_reserve: !self.is_btrfs }, stat))
     }
 }
 
-fn errno(code: i32) -> io::Error {
-    io::Error::from_raw_os_error(code)
-}
-
-fn stat_of(stat: &fs::Stat) -> Stat {
-    let kind = match FileType::from_raw_mode(stat.st_mode) {
-        FileType::RegularFile => FileKind::File,
-        FileType::Directory => FileKind::Dir,
-        _ => FileKind::Other,
-    };
-    let time = |secs: i64, nanos: u64| Timestamp { secs, nanos: nanos as u32 };
-    Stat {
-        kind,
-        len: stat.st_size.cast_unsigned(),
-        blocks_512: stat.st_blocks.cast_unsigned(),
-        mode: stat.st_mode & 0o7777,
-        uid: stat.st_uid,
-        gid: stat.st_gid,
-        nlink: u32::try_from(stat.st_nlink).unwrap_or(u32::MAX),
-        ino: stat.st_ino,
-        atime: time(stat.st_atime, stat.st_atime_nsec),
-        mtime: time(stat.st_mtime, stat.st_mtime_nsec),
-        ctime: time(stat.st_ctime, stat.st_ctime_nsec),
-    }
-}
-
-/// The two times as the system wants them, `None` if neither changes.
-fn timestamps(change: &AttrChange) -> Option<Timestamps> {
-    if change.atime.is_none() && change.mtime.is_none() {
-        return None;
-    }
-    let spec = |time: Option<Timestamp>| match time {
-        Some(time) => fs::Timespec { tv_sec: time.secs, tv_nsec: i64::from(time.nanos) },
-        None => fs::Timespec { tv_sec: 0, tv_nsec: fs::UTIME_OMIT },
-    };
-    Some(Timestamps { last_access: spec(change.atime), last_modification: spec(change.mtime) })
-}
-
-fn owner(change: &AttrChange) -> Option<(Option<Uid>, Option<Gid>)> {
-    (change.uid.is_some() || change.gid.is_some())
-        .then(|| (change.uid.map(Uid::from_raw), change.gid.map(Gid::from_raw)))
-}
-
-fn set_fd_attr(fd: &OwnedFd, change: &AttrChange) -> io::Result<()> {
-    if let Some((uid, gid)) = owner(change) {
-        fs::fchown(fd, uid, gid)?;
-    }
-    if let Some(mode) = change.mode {
-        fs::fchmod(fd, Mode::from_raw_mode(mode))?;
-    }
-    if let Some(times) = timestamps(change) {
-        fs::futimens(fd, &times)?;
-    }
-    Ok(())
-}
-
-/// A path that reaches `name` in `dir` for calls that know no *at form. The last component is not followed by
-/// the l-calls it is used with.
-fn proc_path(dir: &OwnedFd, at: At<'_>) -> Vec<u8> {
-    let mut path = format!("/proc/self/fd/{}", dir.as_raw_fd()).into_bytes();
-    if let At::Name(name) = at {
-        path.push(b'/');
-        path.extend_from_slice(name);
-    }
-    path
-}
+type OpenedTemp = io::Result<(OsTemp, Stat)>;
 
 impl Backing for OsDisk {
     type Dir = OsDir;
@@ -158,30 +138,34 @@ impl Backing for OsDisk {
     type Lock = OsLock;
 
     fn root(&self) -> io::Result<OsDir> {
-        Ok(OsDir(Self::open_at(&self.root, b".", OFlags::DIRECTORY, Mode::empty())?))
+        Ok(OsDir { fd: Arc::clone(&self.root) })
     }
 
     fn open_dir(&self, dir: &OsDir, name: &[u8]) -> io::Result<OsDir> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
-        match fs::openat2(&dir.0, name, flags, Mode::empty(), resolve) {
-            Ok(fd) => Ok(OsDir(fd)),
-            // Before Linux 5.6, or forbidden in a sandbox: one component, not followed, is as good.
-            Err(rustix::io::Errno::NOSYS | rustix::io::Errno::PERM) => {
-                Ok(OsDir(Self::open_at(&dir.0, name, flags, Mode::empty())?))
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        match self.open_at(dir, name, flags, Mode::empty()) {
+            Ok(fd) => Ok(OsDir { fd: Arc::new(fd) }),
+            // Without openat2, O_DIRECTORY hides that it is a symbolic link.
+            Err(error) if error.raw_os_error() == Some(libc::ENOTDIR) => {
+                Err(stat_at(dir.fd.as_fd(), name)?.1.refuse(FileKind::Dir).unwrap_or(error))
             }
-            Err(error) => Err(error.into()),
+            Err(error) => Err(error),
         }
     }
 
     fn list(&self, dir: &OsDir) -> io::Result<Vec<RawEntry>> {
-        // A descriptor of its own: the offset of a shared one would be shared too.
-        let fd = Self::open_at(&dir.0, b".", OFlags::DIRECTORY, Mode::empty())?;
-        let mut buffer = vec![MaybeUninit::uninit(); 64 << 10];
-        let mut entries = RawDir::new(&fd, &mut buffer);
-        let mut list = Vec::new();
-        while let Some(entry) = entries.next() {
-            let entry = entry?;
+        // A descriptor of its own: the position of a shared one would be another thread's too.
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let own = retry_on_intr(|| rustix::fs::openat(&dir.fd, c".", flags, Mode::empty()))?;
+        let mut buffer = vec![MaybeUninit::uninit(); LIST_BUFFER_LEN];
+        let mut raw = RawDir::new(own, &mut buffer);
+        let mut entries = Vec::new();
+        while let Some(entry) = raw.next() {
+            let entry = match entry {
+                Ok(entry) => entry,
+                Err(Errno::INTR) => continue,
+                Err(errno) => return Err(errno.into()),
+            };
             let name = entry.file_name().to_bytes();
             if name == b"." || name == b".." {
                 continue;
@@ -189,57 +173,68 @@ impl Backing for OsDisk {
             let kind = match entry.file_type() {
                 FileType::RegularFile => FileKind::File,
                 FileType::Directory => FileKind::Dir,
-                FileType::Unknown => self.stat(dir, At::Name(name))?.kind,
+                FileType::Unknown => match stat_at(dir.fd.as_fd(), name) {
+                    Ok((stat, _)) => stat.kind,
+                    // Removed since the listing was read.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                    Err(error) => return Err(error),
+                },
                 _ => FileKind::Other,
             };
-            list.push(RawEntry { name: name.to_vec(), kind });
+            entries.push(RawEntry { name: name.to_vec(), kind });
         }
-        Ok(list)
+        Ok(entries)
     }
 
     fn stat(&self, dir: &OsDir, at: At<'_>) -> io::Result<Stat> {
-        let stat = match at {
-            At::This => fs::fstat(&dir.0)?,
-            At::Name(name) => fs::statat(&dir.0, name, AtFlags::SYMLINK_NOFOLLOW)?,
-        };
-        Ok(stat_of(&stat))
+        match at {
+            At::This => Ok(stat_of(&rustix::fs::fstat(&dir.fd)?)),
+            At::Name(name) => {
+                check_name(name)?;
+                Ok(stat_at(dir.fd.as_fd(), name)?.0)
+            }
+        }
     }
 
     fn set_attr(&self, dir: &OsDir, at: At<'_>, change: &AttrChange) -> io::Result<()> {
         let name = match at {
-            At::This => return set_fd_attr(&dir.0, change),
+            At::This => return change_open(dir.fd.as_fd(), change),
             At::Name(name) => name,
         };
-        if let Some((uid, gid)) = owner(change) {
-            fs::chownat(&dir.0, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
+        check_name(name)?;
+        let (stat, kind) = stat_at(dir.fd.as_fd(), name)?;
+        if let Some(refusal) = kind.refuse(stat.kind) {
+            return Err(refusal);
+        }
+        let nofollow = AtFlags::SYMLINK_NOFOLLOW;
+        if change.uid.is_some() || change.gid.is_some() {
+            let (uid, gid) = owner_of(change);
+            rustix::fs::chownat(&dir.fd, name, uid, gid, nofollow)?;
         }
         if let Some(mode) = change.mode {
-            // fchmodat follows links: check that it is none. Who could swap it in between can change modes anyway.
-            if self.stat(dir, at)?.kind == FileKind::Other {
-                return Err(errno(libc::EIO));
-            }
-            fs::chmodat(&dir.0, name, Mode::from_raw_mode(mode), AtFlags::empty())?;
+            chmod_nofollow(dir.fd.as_fd(), name, mode)?;
         }
-        if let Some(times) = timestamps(change) {
-            fs::utimensat(&dir.0, name, &times, AtFlags::SYMLINK_NOFOLLOW)?;
+        if let Some(times) = times_of(change) {
+            rustix::fs::utimensat(&dir.fd, name, &times, nofollow)?;
         }
         Ok(())
     }
 
     fn get_xattr(&self, dir: &OsDir, at: At<'_>, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
-        let (path, key) = (proc_path(&dir.0, at), OsStr::from_bytes(key));
-        let mut value = vec![0; 64 << 10];
-        let got = match at {
-            At::This => fs::getxattr(&path[..], key, &mut value[..]),
-            At::Name(_) => fs::lgetxattr(&path[..], key, &mut value[..]),
-        };
-        match got {
-            Ok(len) => {
-                value.truncate(len);
-                Ok(Some(value))
+        let object = self.open_any(dir, at)?;
+        let fd = object.as_fd();
+        let mut len = XATTR_FIRST_TRY_LEN;
+        loop {
+            let mut value = vec![0; len];
+            match rustix::fs::fgetxattr(fd, key, value.as_mut_slice()) {
+                Ok(filled) => {
+                    value.truncate(filled);
+                    return Ok(Some(value));
+                }
+                Err(Errno::NODATA | Errno::OPNOTSUPP) => return Ok(None),
+                Err(Errno::RANGE) if len < XATTR_LEN_MAX => len = XATTR_LEN_MAX,
+                Err(errno) => return Err(errno.into()),
             }
-            Err(rustix::io::Errno::NODATA | rustix::io::Errno::OPNOTSUPP) => Ok(None),
-            Err(error) => Err(error.into()),
         }
     }
 
@@ -250,53 +245,49 @@ impl Backing for OsDisk {
         key: &[u8],
         value: Option<&[u8]>,
     ) -> io::Result<()> {
-        let (path, key) = (proc_path(&dir.0, at), OsStr::from_bytes(key));
-        let done = match (value, at) {
-            (Some(value), At::This) => fs::setxattr(&path[..], key, value, XattrFlags::empty()),
-            (Some(value), At::Name(_)) => fs::lsetxattr(&path[..], key, value, XattrFlags::empty()),
-            (None, At::This) => fs::removexattr(&path[..], key),
-            (None, At::Name(_)) => fs::lremovexattr(&path[..], key),
-        };
-        match done {
-            Err(rustix::io::Errno::NODATA | rustix::io::Errno::OPNOTSUPP) if value.is_none() => {
-                Ok(())
-            }
-            other => Ok(other?),
+        let object = self.open_any(dir, at)?;
+        let fd = object.as_fd();
+        match value {
+            Some(value) => Ok(rustix::fs::fsetxattr(fd, key, value, XattrFlags::empty())?),
+            None => match rustix::fs::fremovexattr(fd, key) {
+                Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(()),
+                Err(errno) => Err(errno.into()),
+            },
         }
     }
 
     fn open(&self, dir: &OsDir, name: &[u8]) -> io::Result<OsFile> {
-        // Reading through the mount must not write to the vault; allowed to the file's owner and root.
+        // Reading through the mount must not write to the vault; allowed to the owner and to root.
         let quiet = OFlags::RDONLY | OFlags::NOATIME;
-        match Self::open_regular(&dir.0, name, quiet) {
+        let fd = match self.open_at(dir, name, quiet, Mode::empty()) {
             Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
-                Ok(OsFile(Self::open_regular(&dir.0, name, OFlags::RDONLY)?))
+                self.open_at(dir, name, OFlags::RDONLY, Mode::empty())?
             }
-            other => Ok(OsFile(other?)),
-        }
+            opened => opened?,
+        };
+        checked_stat(&fd, FileKind::File)?;
+        Ok(OsFile { fd })
     }
 
     fn create_temp(&self, dir: &OsDir, name: &[u8], mode: u32) -> io::Result<OsTemp> {
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
-        let fd = Self::open_at(&dir.0, name, flags, Mode::from_raw_mode(mode & 0o777))?;
-        // The umask may have cut it, and set-id bits are not for open.
-        if fs::fstat(&fd)?.st_mode & 0o7777 != mode {
-            fs::fchmod(&fd, Mode::from_raw_mode(mode))?;
+        let bits = Mode::from_raw_mode(mode);
+        let (temp, stat) = self.open_temp_with(dir, name, OFlags::CREATE | OFlags::EXCL, bits)?;
+        if stat.mode != mode {
+            // The umask or a default ACL had a say.
+            rustix::fs::fchmod(&temp.fd, bits)?;
         }
-        Ok(OsTemp { fd, reserves: self.reserves })
+        Ok(temp)
     }
 
     fn open_temp(&self, dir: &OsDir, name: &[u8]) -> io::Result<OsTemp> {
-        let fd = Self::open_regular(&dir.0, name, OFlags::RDWR)?;
-        Ok(OsTemp { fd, reserves: self.reserves })
+        Ok(self.open_temp_with(dir, name, OFlags::empty(), Mode::empty())?.0)
     }
 
     fn mkdir(&self, dir: &OsDir, name: &[u8], mode: u32) -> io::Result<()> {
-        fs::mkdirat(&dir.0, name, Mode::from_raw_mode(mode))?;
-        let made = fs::statat(&dir.0, name, AtFlags::SYMLINK_NOFOLLOW)?.st_mode & 0o7777;
-        // A set-group-id parent adds that bit on its own: what a parent hands down is the caller's business.
-        if made != mode {
-            fs::chmodat(&dir.0, name, Mode::from_raw_mode(mode), AtFlags::empty())?;
+        check_name(name)?;
+        rustix::fs::mkdirat(&dir.fd, name, Mode::from_raw_mode(mode))?;
+        if stat_at(dir.fd.as_fd(), name)?.0.mode != mode {
+            chmod_nofollow(dir.fd.as_fd(), name, mode)?;
         }
         Ok(())
     }
@@ -309,45 +300,58 @@ impl Backing for OsDisk {
         to: &[u8],
         mode: RenameMode,
     ) -> io::Result<()> {
+        check_name(from)?;
+        check_name(to)?;
         let flags = match mode {
             RenameMode::Replace => RenameFlags::empty(),
             RenameMode::NoReplace => RenameFlags::NOREPLACE,
             RenameMode::Exchange => RenameFlags::EXCHANGE,
         };
-        match fs::renameat_with(&from_dir.0, from, &to_dir.0, to, flags) {
-            // A filesystem without flags (NFS): look first. The vault has one writer, who asks one at a time for a name.
-            Err(rustix::io::Errno::INVAL) if mode == RenameMode::NoReplace => {
-                if fs::statat(&to_dir.0, to, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
-                    return Err(errno(libc::EEXIST));
+        let renamed = match rustix::fs::renameat_with(&from_dir.fd, from, &to_dir.fd, to, flags) {
+            // A filesystem without the flag (NFS). The vault has one mounter, which orders its own
+            // changes of a name, so nobody takes the target between these two calls.
+            Err(Errno::INVAL) if mode == RenameMode::NoReplace => {
+                if stat_at(to_dir.fd.as_fd(), to).is_ok() {
+                    return Err(Errno::EXIST.into());
                 }
-                Ok(fs::renameat(&from_dir.0, from, &to_dir.0, to)?)
+                rustix::fs::renameat(&from_dir.fd, from, &to_dir.fd, to)
             }
-            other => Ok(other?),
+            renamed => renamed,
+        };
+        match renamed {
+            // POSIX leaves the choice of the two.
+            Err(Errno::EXIST) if mode == RenameMode::Replace => Err(Errno::NOTEMPTY.into()),
+            renamed => Ok(renamed?),
         }
     }
 
     fn link(&self, from_dir: &OsDir, from: &[u8], to_dir: &OsDir, to: &[u8]) -> io::Result<()> {
-        Ok(fs::linkat(&from_dir.0, from, &to_dir.0, to, AtFlags::empty())?)
+        check_name(from)?;
+        check_name(to)?;
+        // Without AT_SYMLINK_FOLLOW a symbolic link would itself get the second name.
+        Ok(rustix::fs::linkat(&from_dir.fd, from, &to_dir.fd, to, AtFlags::empty())?)
     }
 
     fn unlink(&self, dir: &OsDir, name: &[u8]) -> io::Result<()> {
-        Ok(fs::unlinkat(&dir.0, name, AtFlags::empty())?)
+        check_name(name)?;
+        Ok(rustix::fs::unlinkat(&dir.fd, name, AtFlags::empty())?)
     }
 
     fn rmdir(&self, dir: &OsDir, name: &[u8]) -> io::Result<()> {
-        match fs::unlinkat(&dir.0, name, AtFlags::REMOVEDIR) {
-            // POSIX allows either name for a directory that has entries.
-            Err(rustix::io::Errno::EXIST) => Err(errno(libc::ENOTEMPTY)),
-            other => Ok(other?),
+        check_name(name)?;
+        match rustix::fs::unlinkat(&dir.fd, name, AtFlags::REMOVEDIR) {
+            // POSIX leaves the choice of the two.
+            Err(Errno::EXIST) => Err(Errno::NOTEMPTY.into()),
+            removed => Ok(removed?),
         }
     }
 
     fn sync_dir(&self, dir: &OsDir) -> io::Result<()> {
-        Ok(fs::fsync(&dir.0)?)
+        Ok(rustix::fs::fsync(&dir.fd)?)
     }
 
     fn sync_all(&self, dir: &OsDir) -> io::Result<()> {
-        Ok(fs::syncfs(&dir.0)?)
+        Ok(rustix::fs::syncfs(&dir.fd)?)
     }
 
     fn sync_all_is_sound(&self) -> bool {
@@ -355,44 +359,42 @@ impl Backing for OsDisk {
     }
 
     fn space(&self, dir: &OsDir) -> io::Result<SpaceStat> {
-        let stat = fs::fstatvfs(&dir.0)?;
+        let space = retry_on_intr(|| rustix::fs::fstatvfs(&dir.fd))?;
         Ok(SpaceStat {
-            unit_len: stat.f_frsize,
-            blocks: stat.f_blocks,
-            blocks_free: stat.f_bfree,
-            blocks_avail: stat.f_bavail,
-            files: stat.f_files,
-            files_free: stat.f_ffree,
-            name_max: stat.f_namemax,
+            // f_frsize is the unit of the counts; some filesystems leave it 0 and mean f_bsize.
+            unit_len: if space.f_frsize == 0 { space.f_bsize } else { space.f_frsize },
+            blocks: space.f_blocks,
+            blocks_free: space.f_bfree,
+            blocks_avail: space.f_bavail,
+            files: space.f_files,
+            files_free: space.f_ffree,
+            name_max: space.f_namemax,
         })
     }
 
     fn lock(&self, dir: &OsDir, name: &[u8], exclusive: bool) -> io::Result<OsLock> {
-        let create = OFlags::RDWR | OFlags::CREATE;
-        let fd = match Self::open_at(&dir.0, name, create, Mode::from_raw_mode(0o600)) {
-            Err(error)
-                if !exclusive
-                    && matches!(error.raw_os_error(), Some(libc::EROFS | libc::EACCES)) =>
-            {
-                Self::open_regular(&dir.0, name, OFlags::RDONLY)?
+        let mode = Mode::from_raw_mode(0o600);
+        let fd = match self.open_at(dir, name, OFlags::RDWR | OFlags::CREATE, mode) {
+            // Read-only media or somebody else's vault: a lock needs no write permission.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EROFS | libc::EACCES)) => {
+                let read_only = self.open_at(dir, name, OFlags::RDONLY, Mode::empty());
+                read_only.map_err(|_| error)?
             }
-            other => other?,
+            opened => opened?,
         };
-        if FileType::from_raw_mode(fs::fstat(&fd)?.st_mode) != FileType::RegularFile {
-            return Err(errno(libc::EIO));
-        }
+        checked_stat(&fd, FileKind::File)?;
         let operation = if exclusive {
             FlockOperation::NonBlockingLockExclusive
         } else {
             FlockOperation::NonBlockingLockShared
         };
-        fs::flock(&fd, operation)?;
-        Ok(OsLock(fd))
+        retry_on_intr(|| rustix::fs::flock(&fd, operation))?;
+        Ok(OsLock { fd })
     }
 
     fn write_note(&self, lock: &OsLock, note: &[u8]) -> io::Result<()> {
-        fs::ftruncate(&lock.0, 0)?;
-        write_all(&lock.0, 0, note)
+        retry_on_intr(|| rustix::fs::ftruncate(&lock.fd, 0))?;
+        pwrite_all(lock.fd.as_fd(), 0, note)
     }
 
     fn is_privileged(&self) -> bool {
@@ -400,94 +402,229 @@ impl Backing for OsDisk {
     }
 }
 
-fn write_all(fd: &OwnedFd, mut offset: u64, mut bytes: &[u8]) -> io::Result<()> {
-    while !bytes.is_empty() {
-        match rustix::io::pwrite(fd, bytes, offset) {
-            Ok(0) => return Err(errno(libc::ENOSPC)),
-            Ok(written) => {
-                bytes = &bytes[written..];
-                offset += written as u64;
-            }
-            Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(())
-}
-
-fn read_all(fd: &OwnedFd, mut offset: u64, out: &mut [u8]) -> io::Result<()> {
-    let mut done = 0;
-    while done < out.len() {
-        match rustix::io::pread(fd, &mut out[done..], offset) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(read) => {
-                done += read;
-                offset += read as u64;
-            }
-            Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(())
-}
-
 impl PublishedFile for OsFile {
     type Mapping = FileMapping;
 
     fn stat(&self) -> io::Result<Stat> {
-        Ok(stat_of(&fs::fstat(&self.0)?))
+        Ok(stat_of(&rustix::fs::fstat(&self.fd)?))
     }
 
     fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        read_all(&self.0, offset, out)
+        pread_exact(self.fd.as_fd(), offset, out)
     }
 
     fn map(&self, len: u64) -> io::Result<FileMapping> {
-        FileMapping::new(self.0.as_fd(), len)
+        FileMapping::new(self.fd.as_fd(), len)
     }
 }
 
 impl TempFile for OsTemp {
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        write_all(&self.fd, offset, bytes)
+        pwrite_all(self.fd.as_fd(), offset, bytes)
     }
 
     fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        read_all(&self.fd, offset, out)
+        pread_exact(self.fd.as_fd(), offset, out)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        Ok(fs::ftruncate(&self.fd, len)?)
+        Ok(retry_on_intr(|| rustix::fs::ftruncate(&self.fd, len))?)
     }
 
     fn reserve(&self, offset: u64, len: u64) -> io::Result<()> {
-        if !self.reserves || len == 0 {
+        if !self.can_reserve || len == 0 {
             return Ok(());
         }
-        match fs::fallocate(&self.fd, FallocateFlags::KEEP_SIZE, offset, len) {
-            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => Ok(()),
-            other => Ok(other?),
+        let mode = FallocateFlags::KEEP_SIZE;
+        match retry_on_intr(|| rustix::fs::fallocate(&self.fd, mode, offset, len)) {
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+            reserved => Ok(reserved?),
         }
     }
 
     fn stat(&self) -> io::Result<Stat> {
-        Ok(stat_of(&fs::fstat(&self.fd)?))
+        Ok(stat_of(&rustix::fs::fstat(&self.fd)?))
     }
 
     fn set_attr(&self, change: &AttrChange) -> io::Result<()> {
-        set_fd_attr(&self.fd, change)
+        change_open(self.fd.as_fd(), change)
     }
 
     fn start_writeback(&self) -> io::Result<()> {
-        // SAFETY: a system call on a descriptor that this struct owns; no memory is involved.
-        #[allow(unsafe_code)]
-        let done = unsafe {
+        // SAFETY: no memory is passed; the descriptor is open for as long as `self`.
+        let rc = unsafe {
             libc::sync_file_range(self.fd.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE)
         };
-        if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+        match rc {
+            0 => Ok(()),
+            _ => match io::Error::last_os_error() {
+                error if error.raw_os_error() == Some(libc::ENOSYS) => Ok(()),
+                error => Err(error),
+            },
+        }
     }
 
     fn sync(&self) -> io::Result<()> {
-        Ok(fs::fsync(&self.fd)?)
+        Ok(rustix::fs::fsync(&self.fd)?)
+    }
+}
+
+/// What an attribute or xattr call works on: the held directory or a file opened for the call.
+enum Object<'a> {
+    Held(BorrowedFd<'a>),
+    Opened(OwnedFd),
+}
+
+impl Object<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Object::Held(fd) => *fd,
+            Object::Opened(fd) => fd.as_fd(),
+        }
+    }
+}
+
+impl OsDisk {
+    /// An `O_PATH` descriptor will not do for f*xattr, and l*xattr by path needs /proc.
+    fn open_any<'a>(&self, dir: &'a OsDir, at: At<'_>) -> io::Result<Object<'a>> {
+        let name = match at {
+            At::This => return Ok(Object::Held(dir.fd.as_fd())),
+            At::Name(name) => name,
+        };
+        let fd = self.open_at(dir, name, OFlags::RDONLY, Mode::empty())?;
+        let stat = rustix::fs::fstat(&fd)?;
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile | FileType::Directory => Ok(Object::Opened(fd)),
+            _ => Err(Errno::IO.into()),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    /// A vault directory with what an attacker may put in it, opened with and without openat2.
+    fn hostile() -> (tempfile::TempDir, [OsDisk; 2]) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        std::fs::create_dir(path("outside")).unwrap();
+        std::fs::write(path("outside/file"), b"secret").unwrap();
+        let vault = path("vault");
+        std::fs::create_dir(&vault).unwrap();
+        symlink("../outside/file", vault.join("file-link")).unwrap();
+        symlink("../outside", vault.join("dir-link")).unwrap();
+        symlink("nowhere", vault.join("dangling")).unwrap();
+        rustix::fs::mkfifoat(CWD, vault.join("fifo"), Mode::from_raw_mode(0o600)).unwrap();
+        UnixListener::bind(vault.join("socket")).unwrap();
+        let new = OsDisk::open(&vault).unwrap();
+        let old = OsDisk { has_openat2: false, ..OsDisk::open(&vault).unwrap() };
+        (dir, [new, old])
+    }
+
+    fn code<T>(result: io::Result<T>) -> Option<i32> {
+        result.err().expect("the call should have failed").raw_os_error()
+    }
+
+    #[test]
+    fn links_fifos_and_sockets_are_refused_at_once() {
+        let (_dir, disks) = hostile();
+        for disk in disks {
+            let root = disk.root().unwrap();
+            for (name, expected) in [
+                (&b"file-link"[..], libc::ELOOP),
+                (b"dir-link", libc::ELOOP),
+                (b"dangling", libc::ELOOP),
+                (b"fifo", libc::EIO),
+                (b"socket", libc::EIO),
+            ] {
+                let at = At::Name(name);
+                let change = AttrChange { mode: Some(0o777), ..Default::default() };
+                let results = [
+                    disk.open(&root, name).map(drop),
+                    disk.open_temp(&root, name).map(drop),
+                    disk.lock(&root, name, true).map(drop),
+                    disk.set_attr(&root, at, &change),
+                    disk.get_xattr(&root, at, b"user.akasha.x").map(drop),
+                    disk.set_xattr(&root, at, b"user.akasha.x", Some(b"v")),
+                ];
+                for (call, result) in results.into_iter().enumerate() {
+                    let about = format!("call {call} on {:?}", String::from_utf8_lossy(name));
+                    assert_eq!(code(result), Some(expected), "{about}");
+                }
+                assert_eq!(disk.stat(&root, at).unwrap().kind, FileKind::Other);
+                let is_link = expected == libc::ELOOP;
+                let expected = if is_link { libc::ELOOP } else { libc::ENOTDIR };
+                assert_eq!(code(disk.open_dir(&root, name)), Some(expected));
+                assert_eq!(code(disk.create_temp(&root, name, 0o600)), Some(libc::EEXIST));
+            }
+            let kinds = disk.list(&root).unwrap();
+            assert!(kinds.iter().all(|entry| entry.kind == FileKind::Other));
+            assert_eq!(kinds.len(), 5);
+        }
+    }
+
+    #[test]
+    fn a_link_swapped_in_before_chmod_is_not_followed() {
+        let (dir, [disk, _]) = hostile();
+        let target = dir.path().join("outside/file");
+        std::fs::set_permissions(&target, PermissionsExt::from_mode(0o600)).unwrap();
+        let root = disk.root().unwrap();
+        let refused = chmod_nofollow(root.fd.as_fd(), b"file-link", 0o777);
+        assert_eq!(code(refused), Some(libc::ELOOP));
+        let mode = std::fs::metadata(&target).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o600);
+    }
+
+    #[test]
+    fn damage_can_be_moved_and_removed() {
+        let (dir, [disk, _]) = hostile();
+        let root = disk.root().unwrap();
+        for name in [&b"file-link"[..], b"dir-link", b"dangling", b"fifo", b"socket"] {
+            disk.rename(&root, name, &root, b"moved", RenameMode::NoReplace).unwrap();
+            disk.unlink(&root, b"moved").unwrap();
+        }
+        assert!(disk.list(&root).unwrap().is_empty());
+        assert_eq!(std::fs::read(dir.path().join("outside/file")).unwrap(), b"secret");
+    }
+
+    #[test]
+    fn the_vault_itself_may_lie_behind_a_link() {
+        let (dir, _) = hostile();
+        symlink("vault", dir.path().join("link")).unwrap();
+        let disk = OsDisk::open(&dir.path().join("link")).unwrap();
+        assert_eq!(disk.list(&disk.root().unwrap()).unwrap().len(), 5);
+        let file = OsDisk::open(&dir.path().join("outside/file"));
+        assert_eq!(code(file), Some(libc::ENOTDIR));
+    }
+
+    #[test]
+    fn the_umask_does_not_apply() {
+        // The umask is the process's: a child of its own, as the other tests make files too.
+        let test = "backing::os_disk::tests::the_umask_does_not_apply";
+        if std::env::var("AKASHA_TEST_CHILD").is_err() {
+            let child = std::process::Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", test])
+                .env("AKASHA_TEST_CHILD", test)
+                .status();
+            assert!(child.unwrap().success());
+            return;
+        }
+        rustix::process::umask(Mode::from_raw_mode(0o777));
+        let (_dir, [disk, _]) = {
+            let dir = tempfile::tempdir().unwrap();
+            std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o700)).unwrap();
+            let open = || OsDisk::open(dir.path()).unwrap();
+            let disks = [open(), open()];
+            (dir, disks)
+        };
+        let root = disk.root().unwrap();
+        assert_eq!(disk.create_temp(&root, b"f", 0o666).unwrap().stat().unwrap().mode, 0o666);
+        disk.mkdir(&root, b"d", 0o1777).unwrap();
+        assert_eq!(disk.stat(&root, At::Name(b"d")).unwrap().mode, 0o1777);
     }
 }

@@ -273,7 +273,7 @@ mod tests {
                 let mut file = tempfile::NamedTempFile::new().unwrap();
                 file.write_all(text.as_bytes()).unwrap();
                 let path = file.path().to_owned();
-                let command = OsString::from(format!("cat {}", path.display()));
+                let command = OsString::from(format!("cat '{}'", path.display()));
                 let mut reader = piped(text.as_bytes());
                 for source in [
                     PasswordSource::Ask,

@@ -115,7 +115,19 @@ fn wait_until_released(vault: &Path, holder: Option<&str>) -> Result<()> {
         thread::sleep(poll);
         poll = (poll * 2).min(LONGEST_POLL);
     }
+    // A new holder has taken the mark of a clean end away already, and will have found what there was to find.
+    if holder_of(vault).as_deref() == holder && !ended_cleanly(vault) {
+        return Err(CliError::io(
+            format!("the mount of {vault:?} ended before everything was committed"),
+            io::Error::other("the daemon was killed, or its last commit failed"),
+        ));
+    }
     Ok(())
+}
+
+/// Whether the last mount left the mark of a clean end; true where that cannot be seen.
+fn ended_cleanly(path: &Path) -> bool {
+    OsDisk::open(path).map_or(true, |disk| vault::ended_cleanly(&disk))
 }
 
 fn holder_of(path: &Path) -> Option<String> {

@@ -243,3 +243,104 @@ pub fn is_temp_name(name: &[u8]) -> bool {
         && name[0] == b't'
         && name[1..].iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// A plaintext of an entry, canonically padded.
+    fn plain(version: u8, kind: u8, flags: u8, id: u64, replaces: u64, rest: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![version, kind, flags];
+        bytes.extend_from_slice(&id.to_le_bytes());
+        bytes.extend_from_slice(&replaces.to_le_bytes());
+        bytes.extend_from_slice(rest);
+        bytes.push(PAD);
+        bytes.resize(bytes.len().next_multiple_of(STEP), 0);
+        bytes
+    }
+
+    fn named(name: &[u8]) -> Vec<u8> {
+        plain(1, 1, 0, 2, 0, name)
+    }
+
+    #[track_caller]
+    fn refused(bytes: &[u8], why: &'static str) {
+        assert_eq!(parse_entry(bytes), Err(FormatError::Entry(why)));
+    }
+
+    #[test]
+    fn names_of_every_length_are_read() {
+        for len in 1..=255 {
+            assert_eq!(parse_entry(&named(&vec![b'x'; len])).unwrap().name.len(), len);
+        }
+        // Bytes that look like padding are the name's if more of it follows.
+        for name in [&b"\x80"[..], b"a\x80", b"\x80\x80\x80", b"...", b" "] {
+            assert_eq!(parse_entry(&named(name)).unwrap().name, name);
+        }
+    }
+
+    #[test]
+    fn names_that_no_file_can_have() {
+        for name in [&b""[..], b".", b"..", b"/", b"a/b", b"a\0b", &[b'x'; 256]] {
+            refused(&named(name), "name");
+        }
+        refused(&plain(1, 6, 1, 2, 0, &[0; 8]), "name");
+    }
+
+    #[test]
+    fn padding_that_is_not_canonical() {
+        let mut more = named(b"a");
+        more.resize(more.len() + STEP, 0);
+        refused(&more, "padding");
+        let mut none = named(b"a");
+        none[FIXED_LEN + 1] = b'b';
+        refused(&none, "padding");
+        let mut behind = named(b"a");
+        *behind.last_mut().unwrap() = 1;
+        refused(&behind, "padding");
+        refused(&[&named(b"a")[..FIXED_LEN + 1], &[0; 12]].concat(), "padding");
+    }
+
+    #[test]
+    fn lengths_that_no_entry_has() {
+        for len in (0..32).chain([33, 47]) {
+            refused(&vec![0; len], "length");
+        }
+        refused(&[&named(b"a")[..], &[0]].concat(), "length");
+    }
+
+    #[test]
+    fn versions_kinds_and_flags_that_are_unknown() {
+        for version in [0, 2, 255] {
+            refused(&plain(version, 1, 0, 2, 0, b"a"), "version");
+        }
+        for kind in [0, 8, 255] {
+            refused(&plain(1, kind, 0, 2, 0, b"a"), "kind");
+        }
+        for flags in [1, 2, 128] {
+            refused(&plain(1, 1, flags, 2, 0, b"a"), "flags");
+        }
+        for flags in [0, 2, 3] {
+            refused(&plain(1, 7, flags, 2, 0, b"12345678a"), "flags");
+        }
+    }
+
+    #[test]
+    fn ids_that_no_entry_has() {
+        for id in [0, 1, 1 << 63, u64::MAX] {
+            refused(&plain(1, 1, 0, id, 0, b"a"), "id");
+        }
+        for replaces in [1 << 63, u64::MAX] {
+            refused(&plain(1, 1, 0, 2, replaces, b"a"), "replaces");
+        }
+        let entry = parse_entry(&plain(1, 1, 0, (1 << 63) - 1, 3, b"a")).unwrap();
+        assert_eq!(entry.replaces.map(EntryId::get), Some(3));
+    }
+
+    #[test]
+    fn a_device_has_its_number_before_the_name() {
+        let entry = parse_entry(&plain(1, 6, 1, 2, 0, b"\x01\0\0\0\0\0\0\0a")).unwrap();
+        assert_eq!((entry.rdev, entry.name), (Some(1), b"a".to_vec()));
+    }
+}

@@ -18,7 +18,8 @@ use super::map::{LayerMap, PAGE_LEN, array, u16_at, u32_at, u64_at};
 const MAGIC: [u8; 8] = *b"akasha\r\n";
 const FORMAT: u16 = 1;
 const KIND_LAYER: u8 = 1;
-const TAIL_PLAIN_LEN: usize = TAIL_LEN - TAG_LEN;
+pub(super) const KIND_STUB: u8 = 2;
+pub(super) const TAIL_PLAIN_LEN: usize = TAIL_LEN - TAG_LEN;
 
 /// How a layer's blocks are found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,12 +102,18 @@ pub struct TailFields {
     pub gid: u32,
 }
 
-/// Header of a layer (FORMAT.md): all of it enters the key.
-fn header(cipher: Cipher, geometry: Geometry, epoch: u32, id: ObjectId) -> [u8; HEADER_LEN] {
+/// Header of an object (FORMAT.md): all of it enters the key.
+pub(super) fn header(
+    kind: u8,
+    cipher: Cipher,
+    geometry: Geometry,
+    epoch: u32,
+    id: ObjectId,
+) -> [u8; HEADER_LEN] {
     let mut header = [0; HEADER_LEN];
     header[..8].copy_from_slice(&MAGIC);
     header[8..10].copy_from_slice(&FORMAT.to_le_bytes());
-    header[10] = KIND_LAYER;
+    header[10] = kind;
     header[11] = cipher as u8;
     header[12] = geometry.block_log2();
     header[16..20].copy_from_slice(&epoch.to_le_bytes());
@@ -141,7 +148,7 @@ impl LayerKey {
         }
         let id = ObjectId(array(bytes, 24));
         // Every other byte has one allowed value: compare with what we would write.
-        if *bytes != header(cipher, geometry, keys.epoch(), id) {
+        if *bytes != header(KIND_LAYER, cipher, geometry, keys.epoch(), id) {
             return Err(FormatError::Header("not this vault's kind, cipher, block or epoch"));
         }
         Ok(Self::new(keys, cipher, geometry, id, bytes))
@@ -214,7 +221,7 @@ impl LayerKey {
 }
 
 impl Tail {
-    fn encode(&self) -> [u8; TAIL_PLAIN_LEN] {
+    pub(super) fn encode(&self) -> [u8; TAIL_PLAIN_LEN] {
         let mut bytes = [0; TAIL_PLAIN_LEN];
         let mut put = |at: usize, field: &[u8]| bytes[at..at + field.len()].copy_from_slice(field);
         put(0, &[self.form as u8, self.role as u8]);
@@ -236,7 +243,7 @@ impl Tail {
         bytes
     }
 
-    fn parse(bytes: &[u8]) -> Result<Tail, FormatError> {
+    pub(super) fn parse(bytes: &[u8]) -> Result<Tail, FormatError> {
         let form = [Form::Simple, Form::Mapped, Form::Link]
             .into_iter()
             .find(|form| *form as u8 == bytes[0])
@@ -408,7 +415,7 @@ impl LayerSealer {
         entropy: &dyn Entropy,
     ) -> LayerSealer {
         let id = ObjectId::random(entropy);
-        let header = header(cipher, geometry, keys.epoch(), id);
+        let header = header(KIND_LAYER, cipher, geometry, keys.epoch(), id);
         let key = Arc::new(LayerKey::new(keys, cipher, geometry, id, &header));
         LayerSealer { header, key, burnt: Mutex::new(Burnt::default()) }
     }
@@ -528,5 +535,200 @@ impl LayerSealer {
         self.key.key.seal(Domain::Tail, 0, b"", &mut bytes[at..]);
         let tag = TailTag(array(&bytes, at + TAIL_PLAIN_LEN));
         SealedEnd { bytes, tag, tail }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    const LAST_PLACE: u64 = 1 << 63;
+
+    fn geometry() -> Geometry {
+        Geometry::new(12).unwrap()
+    }
+
+    /// The tail of a simple layer of 5000 bytes.
+    fn simple() -> Tail {
+        Tail {
+            form: Form::Simple,
+            role: Role::Version,
+            last_slot_len: 904,
+            entry_id: EntryId::from_raw(7).unwrap(),
+            commit: 1,
+            size: 5000,
+            slots: 2,
+            map_len: 0,
+            map_pages: 0,
+            parents: 0,
+            home: EntryId::ROOT,
+            stamp: 3,
+            previous: TailTag::default(),
+            birth: 4,
+            mode: 0o644,
+            uid: 5,
+            gid: 6,
+        }
+    }
+
+    /// The tail of a mapped layer with two slots.
+    fn mapped() -> Tail {
+        Tail {
+            form: Form::Mapped,
+            last_slot_len: 4096,
+            size: 100_000,
+            map_len: 4120,
+            map_pages: 1,
+            ..simple()
+        }
+    }
+
+    /// The length of a layer that has what its tail says.
+    fn len_of(tail: &Tail) -> u64 {
+        let slots = match tail.slots {
+            0 => 0,
+            slots => (slots - 1) * 4112 + u64::from(tail.last_slot_len) + 16,
+        };
+        320 + slots + tail.map_len
+    }
+
+    fn check(tail: &Tail) -> Result<(), FormatError> {
+        tail.check(geometry(), len_of(tail))
+    }
+
+    #[test]
+    fn tails_are_read_as_they_were_written() {
+        for tail in [simple(), mapped()] {
+            assert_eq!(Tail::parse(&tail.encode()), Ok(tail.clone()));
+            assert_eq!(check(&tail), Ok(()));
+        }
+    }
+
+    #[test]
+    fn reserved_bytes_of_a_tail_are_zero() {
+        let reserved = [2..4, 64..72, 96..136, 144..160, 172..240];
+        for at in reserved.into_iter().flatten() {
+            for bit in [1, 128] {
+                let mut bytes = simple().encode();
+                bytes[at] |= bit;
+                assert!(Tail::parse(&bytes).is_err(), "byte {at}");
+            }
+        }
+    }
+
+    #[test]
+    fn forms_roles_and_ids_that_are_unknown() {
+        for (at, allowed) in [(0, 1..=3), (1, 1..=3)] {
+            for value in (0..=255).filter(|value| !allowed.contains(value)) {
+                let mut bytes = simple().encode();
+                bytes[at] = value;
+                assert!(Tail::parse(&bytes).is_err(), "{value} at {at}");
+            }
+        }
+        for at in [8, 56] {
+            for id in [0, LAST_PLACE, u64::MAX] {
+                let mut bytes = simple().encode();
+                bytes[at..at + 8].copy_from_slice(&id.to_le_bytes());
+                assert!(Tail::parse(&bytes).is_err(), "{id} at {at}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_length_is_exact() {
+        for tail in [simple(), mapped()] {
+            let len = len_of(&tail);
+            for other in [0, 319, 320, len - 4112, len - 1, len + 1, len + 4112, u64::MAX] {
+                let error = FormatError::Tail("length of the file");
+                assert_eq!(tail.check(geometry(), other), Err(error), "{other}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_simple_tail_contradicts_itself() {
+        for bad in [
+            Tail { size: 4999, ..simple() },
+            Tail { size: 5001, ..simple() },
+            Tail { size: 904, ..simple() },
+            Tail { size: 5000 + 4096, ..simple() },
+            Tail { size: 0, ..simple() },
+            Tail { slots: 1, ..simple() },
+            Tail { slots: 3, ..simple() },
+            Tail { slots: 0, last_slot_len: 0, ..simple() },
+            Tail { last_slot_len: 903, ..simple() },
+            Tail { map_pages: 1, ..simple() },
+            Tail { parents: 1, ..simple() },
+            Tail { map_len: 16, ..simple() },
+            Tail { map_len: 4112, ..simple() },
+            Tail { map_len: 4112, map_pages: 1, ..simple() },
+            Tail { form: Form::Mapped, ..simple() },
+        ] {
+            assert!(check(&bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_mapped_tail_contradicts_itself() {
+        for bad in [
+            // Not the length class of mapped layers.
+            Tail { map_len: 4119, ..mapped() },
+            Tail { map_len: 4121, ..mapped() },
+            Tail { map_len: 4128, ..mapped() },
+            Tail { map_len: 0, map_pages: 0, ..mapped() },
+            // No map has this length in this number of pages.
+            Tail { map_len: 8, ..mapped() },
+            Tail { map_len: 8, map_pages: 0, ..mapped() },
+            Tail { map_pages: 0, ..mapped() },
+            Tail { map_pages: 2, ..mapped() },
+            Tail { map_pages: u32::MAX, ..mapped() },
+            // A short last slot.
+            Tail { last_slot_len: 4095, ..mapped() },
+            Tail { last_slot_len: 4096 - 16, map_len: 4120 + 16, ..mapped() },
+            Tail { form: Form::Simple, ..mapped() },
+            Tail { form: Form::Link, ..mapped() },
+        ] {
+            assert!(check(&bad).is_err(), "{bad:?}");
+        }
+        let slotless = Tail { slots: 0, last_slot_len: 0, ..mapped() };
+        assert_eq!(check(&slotless), Ok(()), "nothing but holes");
+    }
+
+    #[test]
+    fn numbers_out_of_bounds_are_refused_before_they_are_added() {
+        let bounds = FormatError::Tail("sizes out of bounds");
+        for bad in [
+            Tail { size: LAST_PLACE, ..mapped() },
+            Tail { size: u64::MAX, ..mapped() },
+            Tail { slots: SLOTS_MAX + 1, ..mapped() },
+            Tail { slots: u64::MAX, ..mapped() },
+            Tail { map_len: (1 << 40) + 1, ..mapped() },
+            Tail { map_len: u64::MAX, ..mapped() },
+            Tail { last_slot_len: 0, ..mapped() },
+            Tail { last_slot_len: 4097, ..mapped() },
+            Tail { last_slot_len: u32::MAX, ..mapped() },
+            Tail { slots: 0, ..mapped() },
+        ] {
+            assert_eq!(bad.check(geometry(), 12_664), Err(bounds), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_header_has_no_free_byte_but_its_id() {
+        let id = ObjectId([9; 32]);
+        let bytes = header(Cipher::Aes256Gcm, geometry(), 0, id);
+        let master = crate::crypto::MasterKey::random(&crate::entropy::SeededEntropy::new(1));
+        let keys = KeyTree::derive(&master, &[1; 16], 0);
+        let open =
+            |bytes: &[u8; HEADER_LEN]| LayerKey::open(&keys, Cipher::Aes256Gcm, geometry(), bytes);
+        assert_eq!(open(&bytes).unwrap().id(), id);
+        for at in (0..24).chain(56..64) {
+            for bit in 0..8 {
+                let mut bad = bytes;
+                bad[at] ^= 1 << bit;
+                assert!(matches!(open(&bad), Err(FormatError::Header(_))), "byte {at}");
+            }
+        }
     }
 }

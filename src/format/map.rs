@@ -211,3 +211,158 @@ pub(super) fn u32_at(bytes: &[u8], at: usize) -> u32 {
 pub(super) fn u16_at(bytes: &[u8], at: usize) -> u16 {
     u16::from_le_bytes(array(bytes, at))
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    const SLOTS: u64 = 100;
+    const BLOCKS: u64 = 1000;
+
+    fn raw(block: u64, count: u64, source: u32, flags: u32, slot: u64) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        bytes.extend_from_slice(&block.to_le_bytes());
+        bytes.extend_from_slice(&count.to_le_bytes());
+        bytes.extend_from_slice(&source.to_le_bytes());
+        bytes.extend_from_slice(&flags.to_le_bytes());
+        bytes.extend_from_slice(&slot.to_le_bytes());
+        bytes
+    }
+
+    fn own(block: u64, count: u64, slot: u64) -> Vec<u8> {
+        raw(block, count, SOURCE_OWN, 0, slot)
+    }
+
+    fn hole(block: u64, count: u64) -> Vec<u8> {
+        raw(block, count, SOURCE_HOLE, 0, 0)
+    }
+
+    fn parse(records: &[Vec<u8>]) -> Result<LayerMap, FormatError> {
+        LayerMap::parse(&records.concat(), 0, SLOTS, BLOCKS)
+    }
+
+    fn refused(records: &[Vec<u8>]) -> &'static str {
+        match parse(records) {
+            Err(FormatError::Map(why)) => why,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn parent() -> Parent {
+        Parent {
+            layer: ObjectId([7; 32]),
+            tag: TailTag([8; 16]),
+            owner: EntryId::from_raw(9).unwrap(),
+            commit: 10,
+            size: 11,
+            epoch: 0,
+        }
+    }
+
+    #[test]
+    fn a_map_is_read_as_it_was_written() {
+        let extents = vec![
+            Extent { block: 0, count: 4, source: Source::Own, slot: 0 },
+            Extent { block: 4, count: 4, source: Source::Own, slot: 50 },
+            Extent { block: 8, count: 1, source: Source::Hole, slot: 0 },
+            Extent { block: 9, count: 1, source: Source::Unwritten, slot: 0 },
+            Extent { block: 11, count: 989, source: Source::Hole, slot: 0 },
+        ];
+        let map = LayerMap { extents, parents: vec![parent(), parent()] };
+        for padding in [0, 1, 31, 32, 33, 5000] {
+            let mut bytes = map.encode();
+            bytes.resize(bytes.len() + padding, 0);
+            assert_eq!(LayerMap::parse(&bytes, 2, SLOTS, BLOCKS).as_ref(), Ok(&map), "{padding}");
+        }
+    }
+
+    #[test]
+    fn extents_that_overlap_or_go_backwards() {
+        assert_eq!(refused(&[own(0, 2, 0), own(1, 1, 5)]), "extents out of order");
+        assert_eq!(refused(&[own(0, 2, 0), own(0, 2, 5)]), "extents out of order");
+        assert_eq!(refused(&[own(5, 1, 0), own(1, 1, 5)]), "extents out of order");
+        assert_eq!(refused(&[hole(0, 9), own(8, 1, 5)]), "extents out of order");
+    }
+
+    #[test]
+    fn extents_that_touch_and_are_one() {
+        assert_eq!(refused(&[own(0, 2, 0), own(2, 1, 2)]), "two extents that are one");
+        assert_eq!(refused(&[hole(0, 2), hole(2, 1)]), "two extents that are one");
+        let unwritten = |block| raw(block, 1, SOURCE_UNWRITTEN, 0, 0);
+        assert_eq!(refused(&[unwritten(0), unwritten(1)]), "two extents that are one");
+        // Touching in the file alone, or in the slots alone, is no reason.
+        assert!(parse(&[own(0, 2, 0), own(2, 1, 7)]).is_ok());
+        assert!(parse(&[own(0, 2, 0), own(3, 1, 2)]).is_ok());
+        assert!(parse(&[hole(0, 2), unwritten(2)]).is_ok());
+    }
+
+    #[test]
+    fn an_extent_without_blocks() {
+        assert_eq!(refused(&[own(1, 0, 0)]), "an extent outside the file");
+        assert_eq!(refused(&[hole(1, 0)]), "an extent outside the file");
+    }
+
+    #[test]
+    fn extents_beyond_the_file_or_the_slots_even_past_the_last_number() {
+        assert!(parse(&[hole(BLOCKS - 1, 1)]).is_ok());
+        for bad in [hole(BLOCKS, 1), hole(0, BLOCKS + 1), hole(u64::MAX, 1), hole(1, u64::MAX)] {
+            assert_eq!(refused(&[bad]), "an extent outside the file");
+        }
+        assert!(parse(&[own(0, 1, SLOTS - 1)]).is_ok());
+        for (count, slot) in [(1, SLOTS), (SLOTS + 1, 0), (2, u64::MAX - 1), (2, u64::MAX)] {
+            assert_eq!(refused(&[own(0, count, slot)]), "an extent outside the slots");
+        }
+        // A tail that claims more slots than a layer may have does not widen the bound.
+        let far = own(0, 1, SLOTS_MAX);
+        assert!(LayerMap::parse(&far, 0, u64::MAX, u64::MAX).is_err());
+    }
+
+    #[test]
+    fn a_source_or_a_flag_that_is_unknown() {
+        for source in [1, 2, 0xFFFF_FFFD, 0x8000_0000] {
+            assert_eq!(refused(&[raw(0, 1, source, 0, 0)]), "an unknown source");
+        }
+        for flags in [1, 0x8000_0000] {
+            assert_eq!(refused(&[raw(0, 1, 0, flags, 0)]), "unknown flags of an extent");
+        }
+        assert_eq!(refused(&[raw(0, 1, SOURCE_HOLE, 0, 1)]), "a hole with a slot");
+        assert_eq!(refused(&[raw(0, 1, SOURCE_UNWRITTEN, 0, 1)]), "a hole with a slot");
+    }
+
+    #[test]
+    fn padding_with_something_in_it() {
+        assert_eq!(
+            refused(&[own(0, 1, 0), vec![0; 32], hole(5, 1)]),
+            "an extent after the padding"
+        );
+        for len in 1..EXTENT_LEN {
+            let mut rest = vec![0; len];
+            rest[len - 1] = 1;
+            assert_eq!(refused(&[own(0, 1, 0), rest]), "padding that is not zero");
+        }
+    }
+
+    #[test]
+    fn parents_that_no_writer_names() {
+        let map = LayerMap { parents: vec![parent()], ..LayerMap::default() };
+        let bytes = map.encode();
+        assert_eq!(bytes.len(), PARENT_LEN);
+        for at in 76..PARENT_LEN {
+            let mut bad = bytes.clone();
+            bad[at] = 1;
+            assert!(LayerMap::parse(&bad, 1, SLOTS, BLOCKS).is_err(), "reserved byte {at}");
+        }
+        for owner in [0, 1 << 63, u64::MAX] {
+            let mut bad = bytes.clone();
+            bad[48..56].copy_from_slice(&owner.to_le_bytes());
+            assert!(LayerMap::parse(&bad, 1, SLOTS, BLOCKS).is_err(), "owner {owner}");
+        }
+        for parents in [2, u32::MAX] {
+            let error = LayerMap::parse(&bytes, parents, SLOTS, BLOCKS);
+            assert_eq!(error, Err(FormatError::Map("more parents than bytes")));
+        }
+        // What the tail does not count as parents is not a map of extents either.
+        assert!(LayerMap::parse(&bytes, 0, SLOTS, BLOCKS).is_err());
+    }
+}

@@ -7,6 +7,7 @@ mod geometry;
 mod ids;
 mod layer;
 mod map;
+mod stub;
 mod xattr;
 
 pub use config::{OpenVault, VaultConfig};
@@ -18,6 +19,7 @@ pub use geometry::{Geometry, HEADER_LEN, LengthClass, SLOTS_MAX, TAIL_LEN};
 pub use ids::{EntryId, ObjectId, TailTag, VaultId};
 pub use layer::{Form, LayerKey, LayerSealer, Role, SealedEnd, SlotRun, Tail, TailFields};
 pub use map::{Extent, LayerMap, Parent, Source};
+pub use stub::{STUB_LEN, open_stub, seal_stub};
 pub use xattr::{MODE_ATTRIBUTE, open_xattr, seal_xattr, xattr_name};
 
 /// Bytes that are not what the format says.

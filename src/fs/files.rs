@@ -159,7 +159,12 @@ impl<B: Backing> FileSystem<B> {
         change: impl FnOnce(&Store<B>) -> std::result::Result<(), crate::store::StoreError>,
     ) -> Result<()> {
         self.store.open_file(node, true)?;
+        let was_clean = !self.store.is_dirty(node);
         let done = change(&self.store).and_then(|()| self.store.flush(node));
+        if done.is_err() && was_clean {
+            // The caller is told that nothing happened: then nothing must have.
+            self.store.abandon(node);
+        }
         self.store.close_file(node, true);
         self.note_change();
         Ok(done?)

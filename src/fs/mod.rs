@@ -110,6 +110,19 @@ impl<B: Backing> FileSystem<B> {
         self.inodes.get(dir).is_ok_and(|node| self.store.is_loaded(&node))
     }
 
+    /// Whether names of `dir` can be changed without waiting for the disk. False for what is not known.
+    pub fn is_settled(&self, dir: EntryId) -> bool {
+        self.inodes.get(dir).is_ok_and(|node| self.store.is_settled(&node))
+    }
+
+    /// Whether a rename may have to wait for the disk.
+    pub fn rename_may_wait(&self, from: (EntryId, &[u8]), to: (EntryId, &[u8])) -> bool {
+        match (self.inodes.get(from.0), self.inodes.get(to.0)) {
+            (Ok(dir), Ok(to_dir)) => self.store.rename_may_wait(&dir, from.1, &to_dir, to.1),
+            _ => false,
+        }
+    }
+
     /// One turn of the store's maintenance: commits what is due, settles removals. Returns how long
     /// to wait for the next turn unless something changes before.
     pub fn maintain(&self) -> Duration {

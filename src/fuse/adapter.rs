@@ -138,6 +138,15 @@ impl<B: Backing> Adapter<B> {
             self.here(request);
         }
     }
+
+    /// Runs a change of names in `dir`: here if nothing must be synced first.
+    fn with_names(&self, dir: INodeNo, request: impl FnOnce(&FileSystem<B>) + Send + 'static) {
+        if entry_id(dir).is_ok_and(|dir| !self.fs.is_settled(dir)) {
+            self.in_worker(&self.workers.syncs, request);
+        } else {
+            self.here(request);
+        }
+    }
 }
 
 fn caller(request: &Request) -> Caller {
@@ -319,7 +328,7 @@ impl<B: Backing> Filesystem for Adapter<B> {
         reply: ReplyEntry,
     ) {
         let (ttl, caller, name) = (self.cache_time, caller(request), Name::new(name));
-        self.with_dir(parent, move |fs| {
+        self.with_names(parent, move |fs| {
             let made = entry_id(parent)
                 .and_then(|dir| fs.mkdir(dir, name.bytes(), NewMode { mode, umask }, caller));
             entry("mkdir in the directory", parent, ttl, made, reply);
@@ -328,7 +337,7 @@ impl<B: Backing> Filesystem for Adapter<B> {
 
     fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let name = Name::new(name);
-        self.with_dir(parent, move |fs| {
+        self.with_names(parent, move |fs| {
             let done = entry_id(parent).and_then(|dir| fs.unlink(dir, name.bytes()));
             empty("unlink in the directory", parent, done, reply);
         });
@@ -336,7 +345,7 @@ impl<B: Backing> Filesystem for Adapter<B> {
 
     fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let name = Name::new(name);
-        self.with_dir(parent, move |fs| {
+        self.with_names(parent, move |fs| {
             let done = entry_id(parent).and_then(|dir| fs.rmdir(dir, name.bytes()));
             empty("rmdir in the directory", parent, done, reply);
         });
@@ -370,15 +379,26 @@ impl<B: Backing> Filesystem for Adapter<B> {
         reply: ReplyEmpty,
     ) {
         let (name, new_name) = (Name::new(name), Name::new(new_name));
-        // It commits a changed file that moves.
-        self.in_worker(&self.workers.syncs, move |fs| {
+        let may_wait = match (entry_id(parent), entry_id(new_parent)) {
+            (Ok(from), Ok(to)) => {
+                self.fs.rename_may_wait((from, name.bytes()), (to, new_name.bytes()))
+            }
+            _ => false,
+        };
+        let request = move |fs: &FileSystem<B>| {
             let done = rename_flags(flags).and_then(|flags| {
                 let from = (entry_id(parent)?, name.bytes());
                 let to = (entry_id(new_parent)?, new_name.bytes());
                 fs.rename(from, to, flags)
             });
             empty("rename in the directory", parent, done, reply);
-        });
+        };
+        // It may have to commit a changed file that moves, and an exchange always syncs.
+        if may_wait || flags.contains(fuser::RenameFlags::RENAME_EXCHANGE) {
+            self.in_worker(&self.workers.syncs, request);
+        } else {
+            self.here(request);
+        }
     }
 
     fn link(&self, _: &Request, inode: INodeNo, _: INodeNo, _: &OsStr, reply: ReplyEntry) {

@@ -5,7 +5,7 @@
 //! Threads:
 //! - *event loops* (two by default, each with its own clone of /dev/fuse) read requests and answer all that
 //!   is short at once, since a hand-over costs more than the work;
-//! - *workers* ([`pool`]) answer what may wait for a disk: syncs, cold reads, directories not yet loaded,
+//! - *workers* (`pool`) answer what may wait for a disk: syncs, cold reads, directories not yet loaded,
 //!   ends of writing, renames;
 //! - one *maintenance* thread calls [`crate::fs::FileSystem::maintain`];
 //! - one thread waits for SIGTERM, SIGINT and SIGHUP and unmounts.

@@ -25,7 +25,7 @@ use crate::format::layer_file_name;
 
 use super::Store;
 use super::core::CommitPolicy;
-use super::dir::Doom;
+use super::dir::{Doom, Under};
 use super::dirmap::MapEntry;
 use super::error::{Attempt, Result, StoreError};
 use super::finish::{self, Finished, older_spot};
@@ -62,6 +62,9 @@ impl<B: Backing> Store<B> {
                 .chain(first.drain(..))
                 .collect();
             if waiting.is_empty() {
+                for (node, _) in &targets {
+                    self.queue.remove_if_done(node);
+                }
                 return Ok(());
             }
             waiting.sort_by_key(|node| node.id());
@@ -120,7 +123,9 @@ impl<B: Backing> Store<B> {
         // What the frozen edit changes is based on: without it nothing can be folded in.
         if !matches!(node.place.lock().home, Home::Pending) {
             node.load_top(&self.core).or_else(|error| {
-                let whole = body.state.read().open.as_ref().is_some_and(|e| e.base_blocks == 0);
+                let state = body.state.read();
+                let next = state.frozen.as_deref().or(state.open.as_ref());
+                let whole = next.is_some_and(|edit| edit.base_blocks == 0);
                 if whole { Ok(None) } else { Err(error) }
             })?;
         }
@@ -318,7 +323,7 @@ impl<B: Backing> Store<B> {
         };
         let backing = node.entry_at(core, &spot);
         let fd = link.dir.dir_fd(core)?;
-        self.ensure_sidecar(&fd, &mut state, &backing)?;
+        self.ensure_sidecar(&link.dir, &fd, &mut state, &backing)?;
         self.refresh_attr(node, finished)?;
         link.dir.hold_times(core, &mut state)?;
         core.backing
@@ -404,12 +409,14 @@ impl<B: Backing> Store<B> {
                 if let Tried::Blocked(blocked) = moved {
                     return Ok(Tried::Blocked(blocked));
                 }
-                self.moved_at_last(&mut locked, node, spot, link)?;
+                self.moved_at_last(&mut locked, node, spot, link);
             }
             None if node.place.lock().away => {
                 // Unlinked while its rename was waiting: the old name goes too.
                 let state = locked.of(&spot.dir);
-                state.under.remove(&spot.name);
+                if matches!(state.under.get(&spot.name), Some(Under::MovedAway(_))) {
+                    state.under.remove(&spot.name);
+                }
                 node.place.lock().away = false;
                 self.remove_entry(state, Some(node), spot, node.id(), node.kind())?;
             }
@@ -425,8 +432,11 @@ impl<B: Backing> Store<B> {
         node: &Arc<Node<B>>,
         from: &TreeSpot<B>,
         link: &Link<B>,
-    ) -> Result<()> {
-        locked.of(&from.dir).under.remove(&from.name);
+    ) {
+        let left = locked.of(&from.dir);
+        if matches!(left.under.get(&from.name), Some(Under::MovedAway(_))) {
+            left.under.remove(&from.name);
+        }
         let state = locked.of(&link.dir);
         state.pending.remove(&node.id());
         let entry = MapEntry { id: node.id(), kind: node.kind(), published: true, damaged: false };
@@ -438,11 +448,7 @@ impl<B: Backing> Store<B> {
         touched.push(Arc::clone(&from.dir));
         touched.push(Arc::clone(&link.dir));
         drop(touched);
-        let dirty = node.file()?.state.read().is_dirty();
-        if !dirty {
-            self.queue.remove(node.id());
-        }
-        Ok(())
+        self.queue.remove_if_done(node);
     }
 
     /// Publishes over a top that stays, as the older layer `older`, in one atomic step: the new layer
@@ -496,26 +502,22 @@ impl<B: Backing> Store<B> {
     /// The new version is the file from now on.
     fn committed(&self, node: &Arc<Node<B>>, finished: Finished<B>, covers: u64) -> Result<()> {
         let body = node.file()?;
-        let (frozen, done) = {
+        let is_ghost = matches!(node.place.lock().home, Home::Ghost(_));
+        let frozen = {
             let mut state = body.state.write();
             state.top = Some(Arc::clone(&finished.snapshot));
             state.committed = state.committed.max(covers);
-            if !matches!(node.place.lock().home, Home::Ghost(_)) {
+            if !is_ghost {
                 state.attr = None;
             }
             if state.open.is_none() {
                 state.eligible_since = None;
                 state.set_mtime = None;
             }
-            (state.frozen.take(), state.open.is_none())
+            state.frozen.take()
         };
         drop((frozen, finished));
-        if done {
-            let waits = node.place.lock().away;
-            if !waits {
-                self.queue.remove(node.id());
-            }
-        }
+        self.queue.remove_if_done(node);
         Ok(())
     }
 
@@ -571,13 +573,23 @@ impl<B: Backing> Store<B> {
         self.sync_path(node)
     }
 
-    /// The names in `dir`, and those that lead to it, are durable on return; files that wait to appear in it are committed.
+    /// The names in `dir`, and those that lead to it, are durable on return; files that wait to appear in it are committed. A
+    /// new file that is still being written is not: its first version is its writer's to publish, by fsync or close.
     pub fn fsync_dir(&self, dir: &Arc<Node<B>>) -> Result<()> {
         if self.core.options.read_only {
             return Ok(());
         }
-        let pending: Vec<Arc<Node<B>>> =
-            dir.dir()?.state.lock().pending.values().cloned().collect();
+        let pending: Vec<Arc<Node<B>>> = {
+            let state = dir.dir()?.state.lock();
+            let shown =
+                state.pending.values().filter(|node| node.place.lock().away || !has_writers(node));
+            // What the mount shows elsewhere already must leave this directory.
+            let left = state.under.values().filter_map(|under| match under {
+                Under::MovedAway(node) => Some(node),
+                Under::Replaced { .. } => None,
+            });
+            shown.chain(left).cloned().collect()
+        };
         self.commit(&pending)?;
         self.restore_touched();
         let latest = dir.dir()?.names.latest();
@@ -593,7 +605,6 @@ impl<B: Backing> Store<B> {
             CommitPolicy::Interval(interval) => interval,
             CommitPolicy::OnClose => Duration::ZERO,
         };
-        let pause = (interval / 4).clamp(Duration::from_millis(10), Duration::from_secs(1));
         if self.core.options.read_only {
             return Duration::from_secs(1);
         }
@@ -613,7 +624,11 @@ impl<B: Backing> Store<B> {
             self.settle_all();
         }
         self.cache.trim();
-        pause
+        // Whoever changes something wakes this up before its time.
+        if self.queue.len() == 0 && self.queue.unsettled().is_empty() {
+            return Duration::from_secs(1);
+        }
+        (interval / 4).clamp(Duration::from_millis(10), Duration::from_secs(1))
     }
 
     /// Makes every replacement durable and removes what died by it.
@@ -686,6 +701,10 @@ fn needs_commit<B: Backing>(node: &Arc<Node<B>>, target: u64) -> bool {
         }
     }
     node.place.lock().away
+}
+
+fn has_writers<B: Backing>(node: &Arc<Node<B>>) -> bool {
+    node.file().is_ok_and(|body| body.state.read().writers > 0)
 }
 
 fn changes<B: Backing>(node: &Arc<Node<B>>) -> u64 {

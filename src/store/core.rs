@@ -40,7 +40,7 @@ pub struct StoreOptions {
     pub memory_budget: u64,
     /// Descriptors that the store may hold open (directories and temporary files).
     pub max_descriptors: usize,
-    /// Published layers kept mapped.
+    /// Published layers kept mapped: each counts up to 1 MiB of resident memory.
     pub max_mappings: usize,
     /// Directory entries kept in memory, over all directories that are not in use.
     pub max_cached_entries: usize,
@@ -56,7 +56,7 @@ impl Default for StoreOptions {
             open_commit: Duration::from_mins(1),
             memory_budget: 64 << 20,
             max_descriptors: 512,
-            max_mappings: 1024,
+            max_mappings: 96,
             max_cached_entries: 1 << 20,
             owner_note: String::new(),
         }

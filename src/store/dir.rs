@@ -1,13 +1,13 @@
 //! One directory: its map, what the backing directory holds that the map does not show, and what is to be removed
 //! once a sync has made its replacement durable.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use log::warn;
 use parking_lot::MutexGuard;
 
-use crate::backing::{At, AttrChange, Backing, FileKind, PublishedFile};
+use crate::backing::{At, AttrChange, Backing, FileKind, PublishedFile, RawEntry};
 use crate::clock::Timestamp;
 use crate::crypto::sha256;
 use crate::format::{BackingName, Entry, EntryId, EntryKind, NameClass, classify_name, open_entry};
@@ -36,6 +36,8 @@ pub(crate) struct DirState<B: Backing> {
     pub vacated: HashMap<Box<[u8]>, Vacated>,
     /// Backing objects to remove, once this directory is synced beyond a change.
     pub doomed: Vec<Doomed>,
+    /// Names whose dead entries were removed, by a change that may not be durable yet.
+    pub buried: HashMap<Box<[u8]>, u64>,
     /// Nodes shown here whose backing entry is not (yet) under that name.
     pub pending: HashMap<EntryId, Arc<Node<B>>>,
     /// Directories to sync before this one: sources of moves into it.
@@ -99,6 +101,7 @@ impl<B: Backing> DirState<B> {
             under: HashMap::new(),
             vacated: HashMap::new(),
             doomed: Vec::new(),
+            buried: HashMap::new(),
             pending: HashMap::new(),
             sync_first: Vec::new(),
             times: None,
@@ -120,9 +123,15 @@ impl<B: Backing> DirState<B> {
         !(self.under.is_empty()
             && self.vacated.is_empty()
             && self.doomed.is_empty()
+            && self.buried.is_empty()
             && self.pending.is_empty()
             && self.sync_first.is_empty()
             && self.times.is_none())
+    }
+
+    /// Whether it remembers names only until they are durable.
+    pub fn remembers(&self) -> bool {
+        !(self.vacated.is_empty() && self.buried.is_empty())
     }
 
     /// Forgets the map; it is read again when needed.
@@ -182,6 +191,7 @@ impl<B: Backing> Node<B> {
         let listing = core.backing.list(&fd).attempt("read a directory")?;
         let mut entries: Vec<(Entry, Vec<u8>)> = Vec::with_capacity(listing.len());
         let mut damaged = Vec::new();
+        let strays = stray_sidecars(&listing);
         for raw in listing {
             let opened = match classify_name(&raw.name) {
                 NameClass::Control | NameClass::Rescue | NameClass::Sidecar => continue,
@@ -222,6 +232,10 @@ impl<B: Backing> Node<B> {
         }
         if !core.options.read_only {
             let change = self.dir()?.names.latest();
+            for sidecar in strays {
+                let what = Doom::Sidecar(sidecar);
+                state.doomed.push(Doomed { change, name: Box::default(), what });
+            }
             for (entry, backing) in dead.replaced {
                 let backing =
                     BackingName { name: backing, sidecar: sidecar_of(core, self.id(), &entry) };
@@ -268,16 +282,18 @@ impl<B: Backing> Node<B> {
     /// the same, and preceded by the directories that entries were moved from.
     pub(crate) fn sync_names(self: &Arc<Self>, core: &Core<B>, change: u64) -> Result<()> {
         let dir = self.dir()?;
-        if dir.names.upto() >= change {
+        let first = dir.state.lock().sync_first.clone();
+        // A sync that began before a move was noted says nothing about the move's source.
+        if first.is_empty() && dir.names.upto() >= change {
             return Ok(());
         }
-        let first = dir.state.lock().sync_first.clone();
         let chained = first.iter().any(|(source, _)| {
             source.dir().is_ok_and(|body| !body.state.lock().sync_first.is_empty())
         });
         if chained {
             // Moves into the sources as well, perhaps in a circle: everything at once has no order.
-            core.backing.sync_all(&core.root).attempt("sync the vault")?;
+            let all = core.backing.sync_all(&core.root).attempt("sync the vault");
+            all.inspect_err(|_| self.names_failed())?;
         } else {
             for (source, change) in &first {
                 source.sync_names_plainly(core, *change)?;
@@ -287,8 +303,16 @@ impl<B: Backing> Node<B> {
         let mut state = dir.state.lock();
         let upto = dir.names.upto();
         state.vacated.retain(|_, vacated| vacated.change > upto);
+        state.buried.retain(|_, change| *change > upto);
         state.sync_first.retain(|(s, c)| !first.iter().any(|(t, d)| Arc::ptr_eq(s, t) && c <= d));
         Ok(())
+    }
+
+    /// A sync of its names failed: no later one proves anything.
+    pub(crate) fn names_failed(&self) {
+        if let Ok(dir) = self.dir() {
+            dir.names.fail();
+        }
     }
 
     /// Syncs this directory alone.
@@ -317,6 +341,22 @@ fn kind_agrees(kind: EntryKind, backing: FileKind) -> bool {
         FileKind::File => kind != EntryKind::Dir,
         FileKind::Other => false,
     }
+}
+
+/// Sidecars without their long name: it was never published, or its removal was cut short.
+fn stray_sidecars(listing: &[RawEntry]) -> Vec<Vec<u8>> {
+    let class = |raw: &&RawEntry, class| classify_name(&raw.name) == class;
+    let long: HashSet<&[u8]> = listing
+        .iter()
+        .filter(|raw| class(raw, NameClass::Long))
+        .map(|raw| raw.name.as_slice())
+        .collect();
+    listing
+        .iter()
+        .filter(|raw| class(raw, NameClass::Sidecar) && raw.kind == FileKind::File)
+        .filter(|raw| raw.name.strip_suffix(b".name").is_some_and(|stem| !long.contains(stem)))
+        .map(|raw| raw.name.clone())
+        .collect()
 }
 
 /// Entries that lost their name.

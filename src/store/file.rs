@@ -66,6 +66,16 @@ impl<B: Backing> Node<B> {
         Err(StoreError::NotFound)
     }
 
+    /// As [`Node::load_top`], for reading and changing: what does not authenticate is not missed while it does not show.
+    fn load_base(&self, core: &Core<B>) -> Result<Option<Arc<Snapshot<B>>>> {
+        self.load_top(core).or_else(|error| {
+            let state = self.file()?.state.read();
+            let frozen = state.frozen.as_deref();
+            let hidden = state.open.as_ref().into_iter().chain(frozen).any(|e| e.base_blocks == 0);
+            if hidden { Ok(None) } else { Err(error) }
+        })
+    }
+
     /// The current size in bytes.
     pub(crate) fn size(&self, core: &Core<B>) -> Result<u64> {
         if let Some(size) = self.file()?.state.read().size() {
@@ -78,7 +88,7 @@ impl<B: Backing> Node<B> {
     pub(crate) fn read_file(&self, core: &Core<B>, offset: u64, out: &mut [u8]) -> Result<usize> {
         let body = self.file()?;
         for attempt in 0.. {
-            let top = self.load_top(core)?;
+            let top = self.load_base(core)?;
             let (parts, len) = {
                 let state = body.state.read();
                 if state.lost {
@@ -144,47 +154,54 @@ impl<B: Backing> Node<B> {
         if data.is_empty() {
             return Ok(());
         }
-        self.load_top(core)?;
+        self.load_base(core)?;
         {
             let _shared = body.gate.read();
             begin_edit(core, body)?;
-            self.write_blocks(core, body, offset, data)?;
-            let mut state = body.state.write();
-            let now = core.now();
-            let edit = state.open.as_mut().expect("the gate keeps the open edit");
-            edit.size = edit.size.max(end);
-            edit.mtime = now;
-            edit.ctime = now;
-            state.set_mtime = None;
-            state.changes += 1;
+            let (done, result) = self.write_blocks(core, body, offset, data);
+            if done > 0 {
+                // What was written before an error is part of the file: nothing may lie beyond its end.
+                let mut state = body.state.write();
+                let now = core.now();
+                let edit = state.open.as_mut().expect("the gate keeps the open edit");
+                edit.size = edit.size.max(offset + done as u64);
+                edit.mtime = now;
+                edit.ctime = now;
+                state.set_mtime = None;
+                state.changes += 1;
+            }
+            result?;
         }
         self.relieve(core)
     }
 
+    /// Returns how many bytes were written, also before an error.
     fn write_blocks(
         self: &Arc<Self>,
         core: &Arc<Core<B>>,
         body: &FileBody<B>,
         offset: u64,
         data: &[u8],
-    ) -> Result<()> {
+    ) -> (usize, Result<()>) {
         let block_len = core.geometry.block_len();
         let mut at = 0;
         while at < data.len() {
             let position = offset + at as u64;
             let (block, skip) = (position / block_len, as_index(position % block_len));
             let rest = &data[at..];
-            if skip == 0 && rest.len() as u64 >= block_len {
-                let full = &rest[..rest.len() / core.block_len() * core.block_len()];
-                write_full(core, body, block, full)?;
-                at += full.len();
+            let (len, written) = if skip == 0 && rest.len() as u64 >= block_len {
+                let len = rest.len() / core.block_len() * core.block_len();
+                (len, write_full(core, body, block, &rest[..len]))
             } else {
                 let len = rest.len().min(core.block_len() - skip);
-                self.write_partial(core, body, block, skip, &rest[..len])?;
-                at += len;
+                (len, self.write_partial(core, body, block, skip, &rest[..len]))
+            };
+            if written.is_err() {
+                return (at, written);
             }
+            at += len;
         }
-        Ok(())
+        (at, Ok(()))
     }
 
     /// Part of a block: the rest of it comes from wherever the block is now.
@@ -280,7 +297,7 @@ impl<B: Backing> Node<B> {
         }
         // Cutting to nothing needs no look at what is cut: a damaged file can be overwritten.
         if size > 0 {
-            self.load_top(core)?;
+            self.load_base(core)?;
         }
         let _alone = body.gate.write();
         begin_edit(core, body)?;
@@ -403,6 +420,8 @@ fn begin_edit<B: Backing>(core: &Arc<Core<B>>, body: &FileBody<B>) -> Result<()>
     } else {
         let base = state.size().unwrap_or(0);
         state.open = Some(Edit::begin(core, base));
+        // Even if what follows fails: an edit that counts as no change would wait for ever.
+        state.changes += 1;
     }
     Ok(())
 }

@@ -209,8 +209,9 @@ pub(crate) fn frozen<B: Backing>(
     let top = node.file()?.state.read().top.clone();
     let attr = attributes(core, node, Some(edit.mtime))?;
     let layer = match &edit.layer {
-        Some(layer) => Arc::clone(layer),
-        None => LayerTemp::create(core, attr.mode.unwrap_or(0o600))?,
+        // One that was sealed to its end and then not synced is done with.
+        Some(layer) if !layer.is_finished() => Arc::clone(layer),
+        _ => LayerTemp::create(core, attr.mode.unwrap_or(0o600))?,
     };
     let blocks = core.geometry.block_count(edit.size);
     let simple = seal_as_simple(core, edit, &layer, blocks)?;

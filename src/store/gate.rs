@@ -47,6 +47,11 @@ impl SyncGate {
         self.state.lock().upto
     }
 
+    /// A sync failed that was not asked for here.
+    pub fn fail(&self) {
+        self.state.lock().failed = true;
+    }
+
     /// Returns once every change up to `change` is durable: waits for a sync that covers it, or runs `sync`.
     ///
     /// # Errors

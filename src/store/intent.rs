@@ -104,23 +104,33 @@ impl Intent {
         let (Ok(from), Ok(to)) = (open(&self.from_path), open(&self.to_path)) else {
             return Ok(());
         };
-        let there = |dir: &B::Dir, name: &[u8]| backing.stat(dir, At::Name(name)).is_ok();
-        let a_waits = there(&from, &self.a_old) && !there(&to, &self.a_new);
-        let b_waits = there(&to, &self.b_old) && !there(&from, &self.b_new);
-        if a_waits {
-            backing
-                .rename(&from, &self.a_old, &to, &self.a_new, RenameMode::NoReplace)
-                .attempt("finish an exchange")?;
-        }
-        if b_waits {
-            backing
-                .rename(&to, &self.b_old, &from, &self.b_new, RenameMode::NoReplace)
-                .attempt("finish an exchange")?;
-        }
+        finish_one(backing, &from, &self.a_old, &to, &self.a_new)?;
+        finish_one(backing, &to, &self.b_old, &from, &self.b_new)?;
         backing.sync_dir(&from).attempt("sync a directory")?;
         backing.sync_dir(&to).attempt("sync a directory")?;
         let _ = dirs;
         Ok(())
+    }
+}
+
+/// Moves one of the two entries to its new name, if it is not there yet. A cut may leave a file that moved between
+/// directories under both names: then the old one goes.
+fn finish_one<B: Backing>(
+    backing: &B,
+    from: &B::Dir,
+    old: &[u8],
+    to: &B::Dir,
+    new: &[u8],
+) -> Result<()> {
+    let (before, after) = (backing.stat(from, At::Name(old)), backing.stat(to, At::Name(new)));
+    match (before, after) {
+        (Ok(before), Ok(after)) if before.ino == after.ino => {
+            backing.unlink(from, old).attempt("finish an exchange")
+        }
+        (Ok(_), Err(_)) => {
+            backing.rename(from, old, to, new, RenameMode::NoReplace).attempt("finish an exchange")
+        }
+        _ => Ok(()),
     }
 }
 

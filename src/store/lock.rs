@@ -2,7 +2,7 @@
 
 use log::warn;
 
-use crate::backing::{Backing, PublishedFile, TempFile};
+use crate::backing::{At, Backing, PublishedFile, TempFile};
 
 use super::core::StoreOptions;
 use super::error::{Attempt, Result, StoreError};
@@ -58,6 +58,11 @@ pub(crate) fn begin<B: Backing>(backing: &B, control: &B::Dir) -> Result<bool> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error).attempt("begin a mount"),
     }
+}
+
+/// Whether the mark of a clean end is there.
+pub(crate) fn is_clean<B: Backing>(backing: &B, control: &B::Dir) -> bool {
+    backing.stat(control, At::Name(CLEAN)).is_ok()
 }
 
 /// Leaves the mark of a clean end. Not worth an error: without it the next mount looks for orphans.

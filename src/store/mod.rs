@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `core` | disk, keys, settings, budgets: what everything else needs |
 //! | `node` | one live inode, the locks and their order |
-//! | `tree`, `dir`, `dirmap` | names: lookups, renames, what is pending and what is dead |
+//! | `tree`, `rename`, `settle`, `dir`, `dirmap` | names: lookups, renames, what is pending and what is dead |
 //! | `file`, `edit`, `runs` | reading and changing one file |
 //! | `layer`, `snapshot` | committed versions |
 //! | `temp`, `finish`, `commit` | the way of an edit into the tree; `commit` is the protocol |
@@ -39,10 +39,15 @@ mod lock;
 mod node;
 mod queue;
 mod recover;
+mod rename;
 mod residents;
 mod runs;
+mod settle;
 mod snapshot;
 mod temp;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
 mod tree;
 pub mod vault;
 
@@ -459,7 +464,7 @@ impl<B: Backing> Store<B> {
         let unlinked = node.place.lock().link.is_none();
         if unlinked && last {
             self.drop_unlinked(node, &home);
-        } else if last_writer && waits(node) {
+        } else if last_writer && node.waits() {
             self.queue.make_eligible(node, self.core.clock.elapsed());
         }
     }
@@ -571,7 +576,7 @@ impl<B: Backing> Store<B> {
         if body.state.read().lost {
             return Err(StoreError::Lost);
         }
-        if !waits(node) {
+        if !node.waits() {
             return Ok(());
         }
         if self.core.options.commit == CommitPolicy::OnClose {
@@ -582,6 +587,24 @@ impl<B: Backing> Store<B> {
             return Ok(());
         }
         node.complete_edit(&self.core)
+    }
+
+    /// Whether changes of the file wait for a commit.
+    pub fn is_dirty(&self, node: &Arc<Node<B>>) -> bool {
+        node.waits()
+    }
+
+    /// Takes an uncommitted change back, if the only writer is the caller and nothing of it is being committed.
+    pub fn abandon(&self, node: &Arc<Node<B>>) {
+        let Ok(body) = node.file() else { return };
+        let undone = {
+            let _alone = body.gate.write();
+            let mut state = body.state.write();
+            let only = state.writers <= 1 && state.frozen.is_none() && state.attr.is_none();
+            if only { state.open.take() } else { None }
+        };
+        drop(undone);
+        self.queue.remove_if_done(node);
     }
 
     /// Space on the backing filesystem.
@@ -612,6 +635,11 @@ impl<B: Backing> Store<B> {
             let everything = self.queue.len() == 0;
             clean &= everything;
             clean &= self.settle_all();
+            // Moves, removals and new directories that no commit had to sync.
+            if let Err(error) = self.core.backing.sync_all(&self.core.root) {
+                log::warn!("the last changes of names may not be durable: {error}");
+                clean = false;
+            }
             if clean {
                 lock::end(&*self.core.backing, &self.core.control);
             }
@@ -626,14 +654,6 @@ impl<B: Backing> Store<B> {
             source: std::io::Error::from_raw_os_error(libc::EIO),
         })
     }
-}
-
-/// Whether anything of `node` waits for a commit.
-fn waits<B: Backing>(node: &Arc<Node<B>>) -> bool {
-    if node.file().is_ok_and(|body| body.state.read().is_dirty()) {
-        return true;
-    }
-    node.place.lock().away
 }
 
 fn attr_of<B: Backing>(node: &Node<B>, stat: &Stat) -> Attr {

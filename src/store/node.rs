@@ -6,7 +6,8 @@
 //! file.commit > rename > dir.state (by id where two) > node.place > file.gate > file.state > leaves
 //! ```
 //!
-//! `dir.state` is held across single system calls on names, never across a sync or file content.
+//! `dir.state` is held across single system calls on names, never across a sync (but that of a long name's sidecar and of
+//! an exchange) or file content.
 //! `file.state` is never held across any system call. `file.commit` is held across syncs and is
 //! taken only by those who commit.
 
@@ -255,6 +256,11 @@ impl<B: Backing> Node<B> {
                 "its name does not decrypt",
             )),
         }
+    }
+
+    /// Whether anything of it waits for a commit: changes, or a name.
+    pub(crate) fn waits(&self) -> bool {
+        self.file().is_ok_and(|body| body.state.read().is_dirty()) || self.place.lock().away
     }
 
     /// The backing name that `spot` seals to, for this node.

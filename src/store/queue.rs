@@ -41,6 +41,14 @@ impl<B: Backing> Queue<B> {
         self.dirty.lock().remove(&id);
     }
 
+    /// Lets go of `node` if nothing of it waits for a commit. Who changes it meanwhile adds it again.
+    pub fn remove_if_done(&self, node: &Arc<Node<B>>) {
+        let mut dirty = self.dirty.lock();
+        if !node.waits() {
+            dirty.remove(&node.id());
+        }
+    }
+
     /// Number of nodes that wait.
     pub fn len(&self) -> usize {
         self.dirty.lock().len()

@@ -175,6 +175,11 @@ impl<B: Backing> LayerTemp<B> {
         Ok(sealer.finish(fields, last_slot_len, map))
     }
 
+    /// Whether the tail was sealed.
+    pub fn is_finished(&self) -> bool {
+        self.sealer.read().is_none()
+    }
+
     /// Runs `with` on the sealer.
     ///
     /// # Panics
@@ -185,6 +190,19 @@ impl<B: Backing> LayerTemp<B> {
 
     /// Gives the file its attributes, as far as the daemon may.
     pub fn set_attr(&self, file: &B::Temp, attr: &AttrChange, id: EntryId) -> Result<()> {
+        if !self.core.backing.is_privileged()
+            && let Some(gid) = attr.gid
+            && file.stat().attempt("stat a layer")?.gid != gid
+        {
+            // A group of the user's own can be given; another one was inherited, and is not ours to give.
+            let group = AttrChange { gid: Some(gid), ..AttrChange::default() };
+            match file.set_attr(&group) {
+                Err(error) if error.raw_os_error() != Some(libc::EPERM) => {
+                    return Err(error).attempt("set a layer's group");
+                }
+                _ => {}
+            }
+        }
         let backed = self.core.backing_attr(*attr, EntryKind::File);
         file.set_attr(&backed).attempt("set a layer's attributes")?;
         self.keep_mode(attr, id)
@@ -199,12 +217,12 @@ impl<B: Backing> LayerTemp<B> {
 
     /// Like [`LayerTemp::set_attr`], by name.
     pub fn change_attr(&self, attr: &AttrChange, id: EntryId) -> Result<()> {
-        let backed = self.core.backing_attr(*attr, EntryKind::File);
-        self.core
+        let file = self
+            .core
             .backing
-            .set_attr(&self.core.tmp, At::Name(&self.name), &backed)
-            .attempt("set a layer's attributes")?;
-        self.keep_mode(attr, id)
+            .open_temp(&self.core.tmp, &self.name)
+            .attempt("reopen a temporary file")?;
+        self.set_attr(&file, attr, id)
     }
 
     /// Reads ciphertext from the temporary file.

@@ -9,15 +9,15 @@ use parking_lot::MutexGuard;
 use crate::backing::{AttrChange, Backing, FileKind, RenameMode, TempFile};
 use crate::format::{BackingName, EntryId, EntryKind, LengthClass, temp_file_name};
 
-use super::dir::{DirState, Doom, Doomed, Under, Vacated, VacatedBy, left_behind, remove_tree};
+use super::dir::{DirState, Doom, Doomed, Under, Vacated, VacatedBy, remove_tree};
 use super::dirmap::MapEntry;
 use super::edit::Edit;
 use super::error::{Attempt, Result, StoreError};
 use super::node::{Ghost, Home, Link, Node, PendingAttr, Place, TreeSpot, backing_name};
-use super::{ListEntry, NewAttr, RenameFlags, Store};
+use super::{ListEntry, NewAttr, Store};
 
 /// How often an operation tries again after making room for itself.
-const TRIES: usize = 32;
+pub(super) const TRIES: usize = 32;
 
 /// What an operation on names must do first, without the directories' locks.
 pub(super) enum Blocked<B: Backing> {
@@ -155,7 +155,13 @@ impl<B: Backing> Store<B> {
             return Err(StoreError::NameTooLong);
         }
         let node = self.make_pending(dir, name, EntryKind::Symlink, new)?;
-        node.write_file(&self.core, 0, target)?;
+        // Nobody closes a link: that it fits the disk is known now or never.
+        let whole =
+            node.write_file(&self.core, 0, target).and_then(|()| node.complete_edit(&self.core));
+        if let Err(error) = whole {
+            self.unlink(dir, name)?;
+            return Err(error);
+        }
         self.queue.make_eligible(&node, self.core.clock.elapsed());
         Ok(node)
     }
@@ -214,7 +220,7 @@ impl<B: Backing> Store<B> {
             let kind = EntryKind::Dir;
             let backing = backing_name(&self.core, dir.id(), id, kind, claim.replaces, name);
             let fd = dir.dir_fd(&self.core)?;
-            self.ensure_sidecar(&fd, &mut state, &backing)?;
+            self.ensure_sidecar(dir, &fd, &mut state, &backing)?;
             let privileged = self.core.backing.is_privileged();
             let mode = if privileged { new.mode } else { new.mode | 0o700 };
             self.core.backing.mkdir(&fd, &backing.name, mode).attempt("make a directory")?;
@@ -261,13 +267,20 @@ impl<B: Backing> Store<B> {
     /// Removes a file's name.
     pub fn unlink(&self, dir: &Arc<Node<B>>, name: &[u8]) -> Result<()> {
         self.check_change(name)?;
+        self.try_until(|| self.try_unlink(dir, name))
+    }
+
+    fn try_unlink(&self, dir: &Arc<Node<B>>, name: &[u8]) -> Result<Tried<B, ()>> {
         let mut state = self.lock_dir(dir)?;
+        if let Some(blocked) = must_bury(dir, &state, name) {
+            return Ok(Tried::Blocked(blocked));
+        }
         let entry = state.map().get(name).ok_or(StoreError::NotFound)?;
         if entry.kind == EntryKind::Dir {
             return Err(StoreError::IsADirectory);
         }
         if entry.damaged {
-            return self.remove_damaged(dir, &mut state, name, entry.id);
+            return self.remove_damaged(dir, &mut state, name, entry.id).map(Tried::Done);
         }
         if entry.published {
             let live = self.nodes.get(entry.id);
@@ -277,7 +290,9 @@ impl<B: Backing> Store<B> {
             let node = state.pending.get(&entry.id).cloned().ok_or(StoreError::NotFound)?;
             self.drop_pending(dir, &mut state, &node)?;
         }
-        if let Some(Under::Replaced { id, kind, replaces }) = state.under.remove(name) {
+        // One that is to move away keeps its claim to the name.
+        if let Some(&Under::Replaced { id, kind, replaces }) = state.under.get(name) {
+            state.under.remove(name);
             let spot = TreeSpot { dir: Arc::clone(dir), name: name.into(), replaces };
             let live = self.nodes.get(id);
             self.remove_entry(&mut state, live.as_ref(), &spot, id, kind)?;
@@ -286,11 +301,11 @@ impl<B: Backing> Store<B> {
         state.replaces.remove(&entry.id);
         state.sealed_as.remove(&entry.id);
         self.changed_names(&mut state);
-        Ok(())
+        Ok(Tried::Done(()))
     }
 
     /// The mount's times of a directory after its names changed.
-    fn changed_names(&self, state: &mut DirState<B>) {
+    pub(super) fn changed_names(&self, state: &mut DirState<B>) {
         let now = self.core.now();
         state.touch(now);
         if state.times.is_none() && !state.pending.is_empty() {
@@ -299,7 +314,7 @@ impl<B: Backing> Store<B> {
     }
 
     /// Takes a node that is shown in `dir`, but whose backing entry is elsewhere or nowhere, out of the mount.
-    fn drop_pending(
+    pub(super) fn drop_pending(
         &self,
         dir: &Arc<Node<B>>,
         state: &mut DirState<B>,
@@ -402,7 +417,7 @@ impl<B: Backing> Store<B> {
     }
 
     /// Notes that `spot` no longer holds an entry.
-    fn vacate(
+    pub(super) fn vacate(
         &self,
         state: &mut DirState<B>,
         spot: &TreeSpot<B>,
@@ -411,6 +426,8 @@ impl<B: Backing> Store<B> {
         by: VacatedBy,
     ) {
         state.vacated.insert(spot.name.clone(), Vacated { change, by });
+        // Forgotten again once it is durable.
+        self.queue.unsettle(&spot.dir);
         if let Some(sidecar) = backing.sidecar {
             self.doom(&spot.dir, state, change, &spot.name, Doom::Sidecar(sidecar.name));
         }
@@ -459,6 +476,9 @@ impl<B: Backing> Store<B> {
                 self.node_of(dir, &state, name, &entry)?
             };
             let mut locked = Locked::lock(self, dir, &child)?;
+            if let Some(blocked) = must_bury(dir, locked.of(dir), name) {
+                return Ok(Tried::Blocked(blocked));
+            }
             let still = locked.of(dir).map().get(name).is_some_and(|entry| entry.id == child.id());
             if !still {
                 return Err(StoreError::NotFound);
@@ -519,401 +539,11 @@ impl<B: Backing> Store<B> {
         Ok(())
     }
 
-    /// Renames. One atomic step in the mount; after a power cut the target is the old or the new
-    /// one, whole.
-    pub fn rename(
-        &self,
-        dir: &Arc<Node<B>>,
-        name: &[u8],
-        to_dir: &Arc<Node<B>>,
-        to_name: &[u8],
-        flags: RenameFlags,
-    ) -> Result<()> {
-        self.check_change(name)?;
-        check_name(to_name)?;
-        if flags == RenameFlags::Exchange {
-            return self.exchange(dir, name, to_dir, to_name);
-        }
-        self.try_until(|| self.try_rename(dir, name, to_dir, to_name, flags))
-    }
-
-    fn try_rename(
-        &self,
-        dir: &Arc<Node<B>>,
-        name: &[u8],
-        to_dir: &Arc<Node<B>>,
-        to_name: &[u8],
-        flags: RenameFlags,
-    ) -> Result<Tried<B, ()>> {
-        // A directory that is replaced must be known to be empty: it is locked on its own, before.
-        if let Some(blocked) = self.prepare_target(dir, name, to_dir, to_name, flags)? {
-            return Ok(Tried::Blocked(blocked));
-        }
-        let mut locked = Locked::lock(self, dir, to_dir)?;
-        let source = locked.of(dir).map().get(name).ok_or(StoreError::NotFound)?;
-        let target = locked.of(to_dir).map().get(to_name);
-        if target.is_some() && flags == RenameFlags::NoReplace {
-            return Err(StoreError::AlreadyExists);
-        }
-        if target.is_some_and(|target| target.id == source.id) {
-            return Ok(Tried::Done(()));
-        }
-        if source.damaged || target.is_some_and(|target| target.damaged) {
-            return Err(StoreError::NotSupported);
-        }
-        match target.map(|target| target.kind == EntryKind::Dir) {
-            Some(true) if source.kind != EntryKind::Dir => return Err(StoreError::IsADirectory),
-            Some(false) if source.kind == EntryKind::Dir => return Err(StoreError::NotADirectory),
-            _ => {}
-        }
-        let node = self.node_of(dir, locked.of(dir), name, &source)?;
-        // A pending entry that covers a committed one may not leave it bare: commit it here first.
-        if !source.published && locked.of(dir).under.contains_key(name) {
-            return Ok(Tried::Blocked(Blocked::Commit(node)));
-        }
-        // Whoever still has the target's backing name moves out first, or two could wait for each other.
-        if let Some(Under::MovedAway(other)) = locked.of(to_dir).under.get(to_name) {
-            return Ok(Tried::Blocked(Blocked::Commit(Arc::clone(other))));
-        }
-        let native = if source.published {
-            let covers = target.is_some_and(|target| target.published)
-                || locked.of(to_dir).under.contains_key(to_name);
-            match may_move_now(&node, covers) {
-                MoveNow::Yes => true,
-                MoveNow::AfterCommit => return Ok(Tried::Blocked(Blocked::Commit(node))),
-                MoveNow::WithCommit => false,
-            }
-        } else {
-            false
-        };
-        if native {
-            self.rename_natively(&mut locked, &node, dir, name, to_dir, to_name, target)
-        } else {
-            self.rename_in_memory(&mut locked, &node, dir, name, to_dir, to_name, target)?;
-            Ok(Tried::Done(()))
-        }
-    }
-
-    /// Settles a directory that is about to be replaced.
-    fn prepare_target(
-        &self,
-        dir: &Arc<Node<B>>,
-        name: &[u8],
-        to_dir: &Arc<Node<B>>,
-        to_name: &[u8],
-        flags: RenameFlags,
-    ) -> Result<Option<Blocked<B>>> {
-        let source = self.lock_dir(dir)?.map().get(name);
-        let Some(source) = source.filter(|source| source.kind == EntryKind::Dir) else {
-            return Ok(None);
-        };
-        if flags != RenameFlags::Replace {
-            return Ok(None);
-        }
-        let target = {
-            let state = self.lock_dir(to_dir)?;
-            match state.map().get(to_name) {
-                Some(entry) if entry.kind == EntryKind::Dir && entry.id != source.id => {
-                    self.node_of(to_dir, &state, to_name, &entry)?
-                }
-                _ => return Ok(None),
-            }
-        };
-        let state = self.lock_dir(&target)?;
-        check_empty(&target, &state)
-    }
-
-    #[allow(clippy::too_many_arguments)]
-    fn rename_natively(
-        &self,
-        locked: &mut Locked<'_, B>,
-        node: &Arc<Node<B>>,
-        dir: &Arc<Node<B>>,
-        name: &[u8],
-        to_dir: &Arc<Node<B>>,
-        to_name: &[u8],
-        target: Option<MapEntry>,
-    ) -> Result<Tried<B, ()>> {
-        // The target's own backing entry is what the claim replaces.
-        if let Some(target) = target.filter(|target| target.published) {
-            let to = locked.of(to_dir);
-            let replaces = to.replaces.get(&target.id).copied();
-            let under = Under::Replaced { id: target.id, kind: target.kind, replaces };
-            to.under.insert(to_name.into(), under);
-        }
-        let moved = self.move_home(locked, node, to_dir, to_name);
-        if target.is_some_and(|target| target.published) && !matches!(moved, Ok(Tried::Done(()))) {
-            locked.of(to_dir).under.remove(to_name);
-        }
-        match moved? {
-            Tried::Blocked(blocked) => return Ok(Tried::Blocked(blocked)),
-            Tried::Done(()) => {}
-        }
-        if let Some(target) = target {
-            self.target_replaced(locked, to_dir, to_name, target)?;
-        }
-        locked.of(dir).map_mut().remove(name);
-        let entry = MapEntry { id: node.id(), kind: node.kind(), published: true, damaged: false };
-        locked.of(to_dir).map_mut().insert(to_name, entry);
-        node.place.lock().link = Some(Link { dir: Arc::clone(to_dir), name: to_name.into() });
-        self.changed_names(locked.of(dir));
-        self.changed_names(locked.of(to_dir));
-        Ok(Tried::Done(()))
-    }
-
-    /// Book-keeping for an entry of the mount whose name was given to another.
-    fn target_replaced(
-        &self,
-        locked: &mut Locked<'_, B>,
-        to_dir: &Arc<Node<B>>,
-        to_name: &[u8],
-        target: MapEntry,
-    ) -> Result<()> {
-        if target.published {
-            if let Some(node) = self.nodes.get(target.id) {
-                node.place.lock().link = None;
-                if target.kind == EntryKind::Dir {
-                    // Its emptiness was checked; nobody may put anything into it any more.
-                    node.dir()?.state.lock().removed = true;
-                }
-            }
-        } else if let Some(node) = locked.of(to_dir).pending.get(&target.id).cloned() {
-            self.drop_pending(to_dir, locked.of(to_dir), &node)?;
-        }
-        let _ = to_name;
-        Ok(())
-    }
-
-    /// Moves a published node's backing entry to a name of `to_dir`, natively; both directories are locked.
-    pub(super) fn move_home(
-        &self,
-        locked: &mut Locked<'_, B>,
-        node: &Arc<Node<B>>,
-        to_dir: &Arc<Node<B>>,
-        to_name: &[u8],
-    ) -> Result<Tried<B, ()>> {
-        let core = &self.core;
-        let Home::Tree(from) = clone_home(node) else { return Err(StoreError::NotFound) };
-        let claim = match claim(to_dir, locked.of(to_dir), to_name) {
-            Ok(claim) => claim,
-            Err(blocked) => return Ok(Tried::Blocked(blocked)),
-        };
-        let from_fd = from.dir.dir_fd(core)?;
-        let to_fd = to_dir.dir_fd(core)?;
-        let old = node.entry_at(core, &from);
-        let to =
-            TreeSpot { dir: Arc::clone(to_dir), name: to_name.into(), replaces: claim.replaces };
-        let new = node.entry_at(core, &to);
-        self.ensure_sidecar(&to_fd, locked.of(to_dir), &new)?;
-        core.backing
-            .rename(&from_fd, &old.name, &to_fd, &new.name, RenameMode::NoReplace)
-            .attempt("rename")?;
-        let left = from.dir.dir()?.names.count();
-        let change = to_dir.dir()?.names.count();
-        {
-            let mut place = node.place.lock();
-            place.home = Home::Tree(to);
-            place.link_seq = change;
-            place.away = false;
-        }
-        if !Arc::ptr_eq(&from.dir, to_dir) {
-            // btrfs would otherwise show the entry in both after a power cut, or in none.
-            locked.of(to_dir).sync_first.push((Arc::clone(&from.dir), left));
-        }
-        let state = locked.of(&from.dir);
-        state.replaces.remove(&node.id());
-        state.sealed_as.remove(&node.id());
-        self.vacate(state, &from, old, left, VacatedBy::Moved);
-        self.claimed(locked.of(to_dir), to_dir, to_name, node.id(), &claim, change);
-        Ok(Tried::Done(()))
-    }
-
-    /// Book-keeping after a claim was used: what died by it goes once that is durable.
-    pub(super) fn claimed(
-        &self,
-        state: &mut DirState<B>,
-        dir: &Arc<Node<B>>,
-        name: &[u8],
-        id: EntryId,
-        claim: &Claim,
-        change: u64,
-    ) {
-        state.vacated.remove(name);
-        match claim.replaces {
-            Some(replaced) => state.replaces.insert(id, replaced),
-            None => state.replaces.remove(&id),
-        };
-        if let Some((dead, kind, replaces)) = claim.dies {
-            state.under.remove(name);
-            state.replaces.remove(&dead);
-            let backing = backing_name(&self.core, dir.id(), dead, kind, replaces, name);
-            self.doom(dir, state, change, name, Doom::Entry { id: dead, kind, backing });
-        }
-    }
-
-    /// Renames a node whose backing entry stays where it is until it is committed.
-    #[allow(clippy::too_many_arguments)]
-    fn rename_in_memory(
-        &self,
-        locked: &mut Locked<'_, B>,
-        node: &Arc<Node<B>>,
-        dir: &Arc<Node<B>>,
-        name: &[u8],
-        to_dir: &Arc<Node<B>>,
-        to_name: &[u8],
-        target: Option<MapEntry>,
-    ) -> Result<()> {
-        if let Some(target) = target {
-            if target.published {
-                let to = locked.of(to_dir);
-                let replaces = to.replaces.get(&target.id).copied();
-                let under = Under::Replaced { id: target.id, kind: target.kind, replaces };
-                to.under.insert(to_name.into(), under);
-            }
-            self.target_replaced(locked, to_dir, to_name, target)?;
-        }
-        let now = self.core.now();
-        let was = locked.of(dir).map_mut().remove(name);
-        if was.is_some_and(|entry| entry.published) {
-            node.place.lock().away = true;
-            locked.of(dir).under.insert(name.into(), Under::MovedAway(Arc::clone(node)));
-        }
-        locked.of(dir).pending.remove(&node.id());
-        let entry = MapEntry { id: node.id(), kind: node.kind(), published: false, damaged: false };
-        let to = locked.of(to_dir);
-        to.map_mut().insert(to_name, entry);
-        to.pending.insert(node.id(), Arc::clone(node));
-        to.times = Some((now, now));
-        locked.of(dir).times = Some((now, now));
-        node.place.lock().link = Some(Link { dir: Arc::clone(to_dir), name: to_name.into() });
-        self.queue.add(node);
-        Ok(())
-    }
-
-    /// Swaps two names. A small synced intent makes the two native renames one step.
-    fn exchange(
-        &self,
-        dir: &Arc<Node<B>>,
-        name: &[u8],
-        to_dir: &Arc<Node<B>>,
-        to_name: &[u8],
-    ) -> Result<()> {
-        let _alone = self.exchanges.lock();
-        for _ in 0..TRIES {
-            // Both must be where the backing tree shows them.
-            let (a, b) = (self.lookup(dir, name)?, self.lookup(to_dir, to_name)?);
-            if a.id() == b.id() {
-                return Ok(());
-            }
-            if a.file().is_err() && a.dir().is_err() || b.file().is_err() && b.dir().is_err() {
-                return Err(StoreError::NotSupported);
-            }
-            for node in [&a, &b] {
-                self.commit(std::slice::from_ref(node))?;
-                self.sync_path(node)?;
-            }
-            self.settle(dir)?;
-            self.settle(to_dir)?;
-            let mut locked = Locked::lock(self, dir, to_dir)?;
-            let here = locked.of(dir).map().get(name);
-            let there = locked.of(to_dir).map().get(to_name);
-            let (Some(here), Some(there)) = (here, there) else { continue };
-            let bare = !locked.of(dir).under.contains_key(name)
-                && !locked.of(to_dir).under.contains_key(to_name);
-            if here.id != a.id()
-                || there.id != b.id()
-                || !here.published
-                || !there.published
-                || !bare
-            {
-                continue;
-            }
-            return self.exchange_locked(&mut locked, &a, &b);
-        }
-        Err(StoreError::Io {
-            what: "exchange two names that keep changing",
-            source: std::io::Error::from_raw_os_error(libc::EAGAIN),
-        })
-    }
-
-    fn exchange_locked(
-        &self,
-        locked: &mut Locked<'_, B>,
-        a: &Arc<Node<B>>,
-        b: &Arc<Node<B>>,
-    ) -> Result<()> {
-        let core = &self.core;
-        let (Home::Tree(from), Home::Tree(to)) = (clone_home(a), clone_home(b)) else {
-            return Err(StoreError::NotFound);
-        };
-        let a_new = TreeSpot { dir: Arc::clone(&to.dir), name: to.name.clone(), replaces: None };
-        let b_new =
-            TreeSpot { dir: Arc::clone(&from.dir), name: from.name.clone(), replaces: None };
-        let names = [
-            a.entry_at(core, &from),
-            a.entry_at(core, &a_new),
-            b.entry_at(core, &to),
-            b.entry_at(core, &b_new),
-        ];
-        let (from_fd, to_fd) = (from.dir.dir_fd(core)?, to.dir.dir_fd(core)?);
-        self.ensure_sidecar(&to_fd, locked.of(&to.dir), &names[1])?;
-        self.ensure_sidecar(&from_fd, locked.of(&from.dir), &names[3])?;
-        let intent = super::intent::Intent {
-            from_path: self.backing_path(&from.dir),
-            to_path: self.backing_path(&to.dir),
-            a_old: names[0].name.clone(),
-            a_new: names[1].name.clone(),
-            b_old: names[2].name.clone(),
-            b_new: names[3].name.clone(),
-        };
-        intent.write(core)?;
-        let rename = |fd: &B::Dir, old: &[u8], fd2: &B::Dir, new: &[u8]| {
-            core.backing.rename(fd, old, fd2, new, RenameMode::NoReplace).attempt("exchange names")
-        };
-        rename(&from_fd, &names[0].name, &to_fd, &names[1].name)?;
-        rename(&to_fd, &names[2].name, &from_fd, &names[3].name)?;
-        core.backing.sync_dir(&from_fd).attempt("sync a directory")?;
-        core.backing.sync_dir(&to_fd).attempt("sync a directory")?;
-        super::intent::Intent::clear(core)?;
-        for (node, spot) in [(a, &a_new), (b, &b_new)] {
-            let change = spot.dir.dir()?.names.count();
-            let mut place = node.place.lock();
-            place.home = Home::Tree(spot.clone());
-            place.link = Some(Link { dir: Arc::clone(&spot.dir), name: spot.name.clone() });
-            place.link_seq = change;
-        }
-        for (node, old, new, at) in [(a, &from, &a_new, 0), (b, &to, &b_new, 2)] {
-            let state = locked.of(&old.dir);
-            state.replaces.remove(&node.id());
-            state.sealed_as.remove(&node.id());
-            if let Some(sidecar) = &names[at].sidecar {
-                let change = old.dir.dir()?.names.latest();
-                let doom = Doom::Sidecar(sidecar.name.clone());
-                self.doom(&old.dir, state, change, &old.name, doom);
-            }
-            let entry =
-                MapEntry { id: node.id(), kind: node.kind(), published: true, damaged: false };
-            locked.of(&new.dir).map_mut().insert(&new.name, entry);
-            self.changed_names(locked.of(&new.dir));
-        }
-        Ok(())
-    }
-
-    /// The backing names that lead from the vault to `dir`.
-    fn backing_path(&self, dir: &Arc<Node<B>>) -> Vec<Vec<u8>> {
-        let mut path = Vec::new();
-        let mut at = Arc::clone(dir);
-        while let Home::Tree(spot) = clone_home(&at) {
-            path.push(at.sealed_name(&self.core, &spot));
-            at = spot.dir;
-        }
-        path.reverse();
-        path
-    }
-
-    /// Writes and syncs the sidecar of a long name, if it has one: before the name itself appears.
+    /// Writes the sidecar of a long name, if it has one, and makes it durable under its own name: before the long name
+    /// itself appears, which says nothing without it.
     pub(super) fn ensure_sidecar(
         &self,
+        dir: &Arc<Node<B>>,
         fd: &B::Dir,
         state: &mut DirState<B>,
         backing: &BackingName,
@@ -930,152 +560,12 @@ impl<B: Backing> Store<B> {
         temp.sync().attempt("sync a sidecar")?;
         core.backing
             .rename(&core.tmp, &temp_name, fd, &sidecar.name, RenameMode::Replace)
-            .attempt("place a sidecar")
-    }
-
-    /// Does what is due in a directory: syncs it and removes what died by now durable changes.
-    pub(super) fn settle(&self, dir: &Arc<Node<B>>) -> Result<()> {
-        let body = dir.dir()?;
-        // Removing an entry may leave a sidecar or layers, which wait for the removal in turn.
-        for _ in 0..TRIES {
-            let latest = {
-                let state = body.state.lock();
-                if state.doomed.is_empty() || state.removed {
-                    break;
-                }
-                body.names.latest()
-            };
-            dir.sync_names(&self.core, latest)?;
-            let mut state = body.state.lock();
-            if state.removed {
-                break;
-            }
-            let upto = body.names.upto();
-            let mut seen: Vec<Box<[u8]>> = Vec::new();
-            let mut due = Vec::new();
-            for doomed in std::mem::take(&mut state.doomed) {
-                let is_entry = matches!(doomed.what, Doom::Entry { .. });
-                // Of two dead entries of one name the later one hides the earlier one: the earlier
-                // must be gone for good before.
-                if doomed.change > upto || (is_entry && seen.contains(&doomed.name)) {
-                    state.doomed.push(doomed);
-                    continue;
-                }
-                if is_entry {
-                    seen.push(doomed.name.clone());
-                }
-                due.push(doomed);
-            }
-            if due.is_empty() {
-                continue;
-            }
-            dir.hold_times(&self.core, &mut state)?;
-            self.touched.lock().push(Arc::clone(dir));
-            for doomed in due {
-                self.remove_doomed(dir, &mut state, doomed);
-            }
-        }
-        self.restore_touched();
-        let clean = body.state.lock().doomed.is_empty();
-        if clean {
-            self.queue.settled(dir.id());
-        }
-        Ok(())
-    }
-
-    fn remove_doomed(&self, dir: &Arc<Node<B>>, state: &mut DirState<B>, doomed: Doomed) {
-        let core = &self.core;
-        let done = match doomed.what {
-            Doom::Entry { id, kind, backing } => {
-                self.remove_dead(dir, state, &doomed.name, id, kind, &backing)
-            }
-            Doom::Sidecar(name) => dir
-                .dir_fd(core)
-                .and_then(|fd| core.backing.unlink(&fd, &name).attempt("remove a sidecar")),
-            Doom::AllLayers(entry) => self.remove_layers(entry, None),
-            Doom::Layers(entry, ids) => self.remove_layers(entry, Some(&ids)),
-        };
-        match done {
-            Err(error) if !error.is_missing() => left_behind("a replaced object", &error),
-            _ => {}
-        }
-    }
-
-    fn remove_dead(
-        &self,
-        dir: &Arc<Node<B>>,
-        state: &mut DirState<B>,
-        name: &[u8],
-        id: EntryId,
-        kind: EntryKind,
-        backing: &BackingName,
-    ) -> Result<()> {
-        let core = &self.core;
-        let fd = dir.dir_fd(core)?;
-        if kind == EntryKind::Dir {
-            core.backing.rmdir(&fd, &backing.name).attempt("remove a replaced directory")?;
-        } else {
-            let live = self.nodes.get(id);
-            if let Some(node) = live.as_ref().filter(|node| has_handles(node)) {
-                let ghost = temp_file_name(&*core.entropy);
-                core.backing
-                    .rename(&fd, &backing.name, &core.tmp, &ghost, RenameMode::NoReplace)
-                    .attempt("keep a replaced file that is open")?;
-                let left = dir.dir()?.names.latest() + 1;
-                node.place.lock().home =
-                    Home::Ghost(Ghost { name: ghost, from: Some((Arc::clone(dir), left)) });
-            } else {
-                let layered = core
-                    .backing
-                    .stat(&fd, crate::backing::At::Name(&backing.name))
-                    .is_ok_and(|stat| core.geometry.classify(stat.len) == LengthClass::Mapped);
-                core.backing.unlink(&fd, &backing.name).attempt("remove a replaced file")?;
-                if let Some(node) = live {
-                    node.place.lock().home = Home::Gone;
-                    self.discard(&node);
-                }
-                if layered {
-                    let change = dir.dir()?.names.latest() + 1;
-                    self.doom(dir, state, change, name, Doom::AllLayers(id));
-                }
-            }
-        }
-        let change = dir.dir()?.names.count();
-        if let Some(sidecar) = &backing.sidecar {
-            self.doom(dir, state, change, name, Doom::Sidecar(sidecar.name.clone()));
-        }
-        Ok(())
-    }
-
-    /// Removes older layers of a file: all of them, or these.
-    pub(super) fn remove_layers(
-        &self,
-        entry: EntryId,
-        only: Option<&[crate::format::ObjectId]>,
-    ) -> Result<()> {
-        let core = &self.core;
-        let names: Vec<Vec<u8>> = match only {
-            Some(ids) => ids.iter().map(|id| crate::format::layer_file_name(entry, *id)).collect(),
-            None => core
-                .backing
-                .list(&core.layers)
-                .attempt("read the layers")?
-                .into_iter()
-                .map(|raw| raw.name)
-                .filter(|name| {
-                    crate::format::parse_layer_file_name(name).is_some_and(|(of, _)| of == entry)
-                })
-                .collect(),
-        };
-        for name in names {
-            match core.backing.unlink(&core.layers, &name) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(error).attempt("remove an older layer");
-                }
-                _ => {}
-            }
-        }
-        Ok(())
+            .attempt("place a sidecar")?;
+        // The one sync under a directory's lock: long names are rare.
+        core.backing
+            .sync_dir(fd)
+            .attempt("sync a sidecar's name")
+            .inspect_err(|_| dir.names_failed())
     }
 
     /// Repeats `op` until it is done, making room for it in between.
@@ -1112,7 +602,7 @@ impl<B: Backing> Store<B> {
         Ok(state)
     }
 
-    fn check_change(&self, name: &[u8]) -> Result<()> {
+    pub(super) fn check_change(&self, name: &[u8]) -> Result<()> {
         if self.core.options.read_only {
             return Err(StoreError::ReadOnly);
         }
@@ -1121,7 +611,7 @@ impl<B: Backing> Store<B> {
 }
 
 /// Whether the directory has no entries, shown or hidden; what hides is settled first.
-fn check_empty<B: Backing>(
+pub(super) fn check_empty<B: Backing>(
     child: &Arc<Node<B>>,
     state: &DirState<B>,
 ) -> Result<Option<Blocked<B>>> {
@@ -1142,23 +632,21 @@ fn check_empty<B: Backing>(
     Ok(hides.then(|| Blocked::Settle(Arc::clone(child))))
 }
 
-/// Whether a published node can be renamed natively, now.
-fn may_move_now<B: Backing>(node: &Arc<Node<B>>, replaces: bool) -> MoveNow {
-    let Ok(body) = node.file() else { return MoveNow::Yes };
-    let state = body.state.read();
-    match (replaces, state.writers > 0, state.is_dirty()) {
-        // Nothing is replaced: what moves is a committed version under a new name.
-        (false, _, _) | (true, false, false) => MoveNow::Yes,
-        (true, false, true) => MoveNow::AfterCommit,
-        // The kernel may hold pages of it that were written before the rename.
-        (true, true, _) => MoveNow::WithCommit,
+/// What must be done before the entry of `name` may leave it: an entry that it replaced must be gone, durably, or it
+/// would come back.
+pub(super) fn must_bury<B: Backing>(
+    dir: &Arc<Node<B>>,
+    state: &DirState<B>,
+    name: &[u8],
+) -> Option<Blocked<B>> {
+    let is_dead =
+        |doomed: &Doomed| *doomed.name == *name && matches!(doomed.what, Doom::Entry { .. });
+    if state.doomed.iter().any(is_dead) {
+        return Some(Blocked::Settle(Arc::clone(dir)));
     }
-}
-
-enum MoveNow {
-    Yes,
-    AfterCommit,
-    WithCommit,
+    let upto = dir.dir().map_or(0, |body| body.names.upto());
+    let buried = state.buried.get(name).filter(|change| **change > upto);
+    buried.map(|change| Blocked::Sync(Arc::clone(dir), *change))
 }
 
 /// The right to `name` in `dir`, or what must be done before anybody can have it.
@@ -1206,7 +694,7 @@ pub(super) fn has_handles<B: Backing>(node: &Node<B>) -> bool {
     })
 }
 
-fn check_name(name: &[u8]) -> Result<()> {
+pub(super) fn check_name(name: &[u8]) -> Result<()> {
     match name.len() {
         1..=255 if !name.contains(&0) && !name.contains(&b'/') && name != b"." && name != b".." => {
             Ok(())

@@ -276,6 +276,11 @@ pub fn is_held<B: Backing>(backing: &B, is_exclusive: bool) -> Result<bool> {
     }
 }
 
+/// Whether the last mount that wrote ended with everything committed. True where the vault cannot be looked at.
+pub fn ended_cleanly<B: Backing>(backing: &B) -> bool {
+    open_control(backing).map_or(true, |control| super::lock::is_clean(backing, &control))
+}
+
 /// What the lock file says about its holder: printable, one line; `None` if nothing. Written by whoever can write the
 /// vault: for showing only.
 pub fn lock_note<B: Backing>(backing: &B) -> Option<String> {

@@ -10,7 +10,8 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use super::harness::{
-    FAST_KDF, Mount, Setup, Vault, akasha, binary, detach, is_root, run, skipped, succeed,
+    FAST_KDF, Mount, Setup, Vault, akasha, binary, detach, is_root, run, secret, skipped, succeed,
+    umount,
 };
 
 /// The numbers of nobody and nogroup.
@@ -39,7 +40,7 @@ impl<'a> Background<'a> {
     }
 
     fn stop(self) {
-        succeed(akasha().arg("umount").arg(self.0.mountpoint()));
+        umount(akasha().arg("umount").arg(self.0.mountpoint()));
     }
 }
 
@@ -55,12 +56,6 @@ fn mount_at(vault: &Vault, mountpoint: &Path) -> Command {
     command.arg("mount").arg(vault.dir()).arg(mountpoint);
     command.arg("--password-file").arg(vault.password_file());
     command
-}
-
-fn secret(place: &Path, name: &str, text: &str) -> PathBuf {
-    let path = place.join(name);
-    fs::write(&path, text).unwrap();
-    path
 }
 
 #[test]
@@ -81,7 +76,8 @@ fn mount_goes_to_the_background_and_umount_waits_for_the_last_commit() {
 fn wrong_places_and_passwords_are_refused_with_what_and_hint() {
     let Some(vault) = Vault::new(Setup::default()) else { return };
     let place = vault.place();
-    let wrong = secret(place, "wrong", "not the password\n");
+    let wrong = place.join("wrong");
+    secret(&wrong, "not the password\n");
     refused(
         3,
         akasha()
@@ -181,7 +177,8 @@ fn a_changed_password_opens_and_the_old_one_does_not() {
     let Some(mount) = Mount::new() else { return };
     fs::write(mount.path("file"), b"content").unwrap();
     let vault = mount.unmount();
-    let new = secret(vault.place(), "new password", "another\n");
+    let new = vault.place().join("new password");
+    secret(&new, "another\n");
     let mut passwd = akasha();
     passwd.arg("passwd").arg(vault.dir()).args(FAST_KDF);
     passwd.arg("--password-file").arg(vault.password_file());
@@ -279,7 +276,7 @@ fn a_full_disk_says_so_keeps_the_old_and_lets_delete() {
         command.arg("mount").arg(disk.0.join("vault")).arg(&mountpoint);
         succeed(command.arg("--password-file").arg(vault.password_file()));
     };
-    let umount = || succeed(akasha().arg("umount").arg(&mountpoint));
+    let unmount = || umount(akasha().arg("umount").arg(&mountpoint));
     mount();
     let _mounted = Background(&vault);
     let old = vec![1; 3 << 20];
@@ -309,13 +306,13 @@ fn a_full_disk_says_so_keeps_the_old_and_lets_delete() {
     assert!(found == old || found == vec![3; 3 << 20] || found.is_empty(), "torn");
     fs::remove_file(&kept).unwrap();
     assert!(!kept.exists());
-    umount();
+    unmount();
     fs::remove_file(filler).unwrap();
     mount();
     assert!(!kept.exists(), "the deleted file is back");
     assert_eq!(fs::read(mountpoint.join("after")).unwrap(), b"room again");
     fs::write(&kept, b"new").unwrap();
-    umount();
+    unmount();
     // And init itself.
     let filler = fill(&disk.0);
     let mut init = akasha();
@@ -333,13 +330,13 @@ fn succeed_or_busy(command: &mut Command) -> bool {
     done.status.success()
 }
 
-/// A place below the system's temporary directory that nobody owns, with the program in it.
+/// A temporary place that nobody owns, with the program in it.
 fn place_of_nobody() -> tempfile::TempDir {
-    let place = tempfile::Builder::new().prefix("akasha user ").tempdir_in("/var/tmp").unwrap();
+    let place = tempfile::Builder::new().prefix("akasha user ").tempdir().unwrap();
     fs::copy(binary(), place.path().join("akasha")).unwrap();
     let programs = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/mounted");
     succeed(Command::new("cp").arg("-r").arg(programs).arg(place.path().join("tests")));
-    fs::write(place.path().join("password"), "of nobody\n").unwrap();
+    secret(&place.path().join("password"), "of nobody\n");
     fs::set_permissions(place.path(), fs::Permissions::from_mode(0o755)).unwrap();
     succeed(Command::new("chown").arg("-R").arg(format!("{NOBODY}:{NOBODY}")).arg(place.path()));
     place
@@ -362,6 +359,18 @@ fn as_nobody(place: &Path, args: &[&str]) -> Command {
     command.args(["-m", "--", "bash", "-c", inside, "bash"]).arg(place).arg(script).args(args);
     command.current_dir(place).process_group(0);
     command
+}
+
+/// The same command in a mount namespace in which every fusermount3 is an unusable file.
+fn without_fusermount(command: &Command) -> Command {
+    let inside =
+        "for helper in /usr/bin/fusermount3 /bin/fusermount3 /usr/local/bin/fusermount3; do
+        if [ -e \"$helper\" ]; then mount --bind /dev/null \"$helper\"; fi
+    done; exec \"$@\"";
+    let mut hidden = Command::new("unshare");
+    hidden.args(["-m", "--", "bash", "-c", inside, "bash"]).arg(command.get_program());
+    hidden.args(command.get_args()).current_dir(command.get_current_dir().unwrap());
+    hidden
 }
 
 #[test]
@@ -390,7 +399,7 @@ fn an_ordinary_user_without_fusermount3_or_permission_is_told_so() {
     }
     let place = place_of_nobody();
     succeed(&mut as_nobody(place.path(), &["init"]));
-    refused(17, &mut as_nobody(place.path(), &["no-fusermount"]));
+    refused(17, &mut without_fusermount(&as_nobody(place.path(), &["mount", "vault"])));
     let forbidden = place.path().join("of root");
     fs::create_dir(&forbidden).unwrap();
     refused(18, &mut as_nobody(place.path(), &["mount-on", "of root"]));

@@ -219,6 +219,7 @@ fn streaming_in_and_out_stays_under_200_mib_of_memory() {
         assert!(found == block, "MiB {number} differs");
     }
     assert_eq!(file.read(&mut found).unwrap(), 0);
+    drop(file);
     let (peak_out, anonymous) = mount.memory_kib();
     eprintln!(
         "{} GiB: peak {peak_in} KiB in, {peak_out} KiB out ({anonymous} KiB anonymous)",

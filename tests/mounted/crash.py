@@ -4,6 +4,7 @@
 `DIR check LOG` holds every file against it: wholly one of the versions written, none older than what was synced.
 """
 
+import contextlib
 import hashlib
 import os
 import random
@@ -127,9 +128,10 @@ def mover(directory, rng):
     while True:
         for number in range(5):
             for source, target in ("ab", "ba"):
-                path = os.path.join(directory, source, f"moved-{number}")
-                if rng.random() < 0.5 and os.path.exists(path):
-                    os.rename(path, os.path.join(directory, target, f"moved-{number}"))
+                if rng.random() < 0.5:
+                    with contextlib.suppress(FileNotFoundError):
+                        name = f"moved-{number}"
+                        os.rename(os.path.join(directory, source, name), os.path.join(directory, target, name))
 
 
 def run(directory, seed):

@@ -3,7 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -64,7 +64,7 @@ impl Vault {
             .tempdir()
             .expect("temporary directories can be made");
         let vault = Vault { place, setup };
-        fs::write(vault.password_file(), format!("{PASSWORD}\n")).expect("the disk is writable");
+        secret(&vault.password_file(), &format!("{PASSWORD}\n"));
         fs::create_dir(vault.mountpoint()).expect("the disk is writable");
         let mut init = akasha();
         init.arg("init").arg(vault.dir()).args(FAST_KDF);
@@ -100,6 +100,9 @@ impl Vault {
         let mut mount = akasha();
         mount.arg("mount").arg(self.dir()).arg(self.mountpoint());
         mount.arg("--password-file").arg(self.password_file()).args(&self.setup.mount_args);
+        if let Some(level) = std::env::var_os("AKASHA_LOG") {
+            mount.arg("--log-level").arg(level);
+        }
         mount
     }
 
@@ -122,6 +125,13 @@ impl Vault {
         collect_files(&self.dir().join(".akasha/tmp"), &mut files);
         files
     }
+}
+
+/// Writes a password file that only its owner reads, else akasha warns.
+pub fn secret(path: &Path, text: &str) {
+    let mut file = File::options();
+    let file = file.write(true).create(true).truncate(true).mode(0o600).open(path);
+    file.and_then(|mut file| file.write_all(text.as_bytes())).expect("the disk is writable");
 }
 
 fn collect_files(dir: &Path, files: &mut Vec<PathBuf>) {
@@ -277,7 +287,7 @@ impl Mount {
     /// `akasha umount`; checks that it ended well and left nothing unpublished.
     pub fn unmount(mut self) -> Vault {
         let pid = self.pid();
-        succeed(akasha().arg("umount").arg(self.vault.mountpoint()));
+        umount(akasha().arg("umount").arg(self.vault.mountpoint()));
         let status = self.daemon.wait();
         assert!(status.success(), "daemon {pid}: {status}: {}", self.log());
         assert_eq!(self.vault.leftovers(), Vec::<PathBuf>::new(), "left in .akasha/tmp");
@@ -318,7 +328,7 @@ impl Mount {
 
     /// A clean end that `command` brings about.
     pub fn end_after(mut self, command: &mut Command) -> Vault {
-        succeed(command);
+        umount(command);
         let status = self.daemon.wait();
         assert!(status.success(), "after {command:?}: {status}: {}", self.log());
         let Mount { vault, .. } = self;
@@ -372,6 +382,22 @@ pub fn akasha() -> Command {
 pub fn binary() -> PathBuf {
     std::env::var_os("AKASHA_BIN")
         .map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_akasha")), PathBuf::from)
+}
+
+/// Runs a command that unmounts. A child that another test's thread has just forked holds copies of our
+/// descriptors until it executes its program: then the mount is busy for a moment, and one tries again.
+pub fn umount(command: &mut Command) {
+    let start = Instant::now();
+    loop {
+        let done = run(command);
+        if done.status.success() {
+            return;
+        }
+        let busy = done.stderr.contains("in use") || done.stderr.contains("busy");
+        let again = busy && start.elapsed() < Duration::from_secs(5);
+        assert!(again, "{command:?}: {}\n{}", done.status, done.stderr);
+        thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// What a finished program left.
@@ -440,7 +466,8 @@ pub fn detach(mountpoint: &Path) {
 /// Says, past libtest's capture, that the current test cannot run here.
 pub fn skipped(why: &str) {
     let name = thread::current().name().unwrap_or("?").to_owned();
-    let _ = writeln!(io::stderr(), "SKIPPED {name}: {why}");
+    // In one piece: libtest's own lines go to the same place.
+    let _ = io::stderr().write_all(format!("\nSKIPPED {name}: {why}\n").as_bytes());
 }
 
 pub fn is_root() -> bool {

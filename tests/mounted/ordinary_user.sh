@@ -13,7 +13,6 @@ init)
     ;;
 mount) exec "$akasha" mount "$2" plain "${with[@]}" ;;
 mount-on) exec "$akasha" mount vault "$2" "${with[@]}" ;;
-no-fusermount) PATH=/nowhere exec "$akasha" mount vault plain "${with[@]}" ;;
 work)
     trap 'fusermount3 -uzq plain || true' EXIT
     bash "$0" init
@@ -21,8 +20,8 @@ work)
     "$akasha" mount vault plain "${with[@]}"
     for program in $programs; do
         mkdir "plain/$program"
-        step=do
-        if [ "$program" = json_save ]; then step=sync; fi
+        step="do"
+        if [ "$program" = json_save ]; then step="sync"; fi
         /usr/bin/python3 "tests/$program.py" "plain/$program" "$step"
     done
     # A file made in a directory that is then read-only; modes that shut its owner out.

@@ -18,7 +18,9 @@ fn vault_of_every_form() -> Option<(Vault, Plain)> {
     let mut random = Random(99);
     let dir = mount.path("a directory");
     fs::create_dir_all(dir.join("inner")).unwrap();
-    for (name, len) in [("empty", 0), ("tiny", 5), ("block", 4096), ("some blocks", 50_000)] {
+    for (name, len) in
+        [("empty", 0), ("tiny", 5), ("block", 4096), ("some blocks", 50_000), ("more", 60_000)]
+    {
         fs::write(dir.join(name), random.bytes(len)).unwrap();
     }
     fs::write(dir.join("inner").join("l".repeat(250)), b"a long name").unwrap();
@@ -47,7 +49,7 @@ fn vault_of_every_form() -> Option<(Vault, Plain)> {
     walk(&mount.vault.mountpoint(), Path::new(""), &mut |path, content| {
         plain.insert(path.to_owned(), content.expect("an untouched vault is readable"));
     });
-    assert_eq!(plain.len(), 9, "{:?}", plain.keys());
+    assert_eq!(plain.len(), 10, "{:?}", plain.keys());
     Some((mount.unmount(), plain))
 }
 

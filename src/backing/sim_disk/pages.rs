@@ -121,8 +121,11 @@ impl FileBytes {
         if len < self.now.len {
             let first = len / PAGE_LEN as u64;
             self.dirty.extend(self.now.pages.range(first..).map(|(index, _)| *index));
-            self.reserved.split_off(&len.div_ceil(PAGE_LEN as u64));
             self.floor_len = self.floor_len.min(len);
+        }
+        if len <= self.now.len {
+            // As ext4: cutting to the same length gives back what was reserved beyond it.
+            self.reserved.split_off(&len.div_ceil(PAGE_LEN as u64));
         }
         self.now.len = len;
         self.now.trim();

@@ -1,0 +1,473 @@
+//! Renaming: natively where what moves is committed, in memory where it is not; and the exchange of two names.
+
+use std::sync::Arc;
+
+use crate::backing::{Backing, RenameMode};
+use crate::format::{EntryId, EntryKind};
+
+use super::dir::{DirState, Doom, Under, VacatedBy};
+use super::dirmap::MapEntry;
+use super::error::{Attempt, Result, StoreError};
+use super::node::{Home, Link, Node, TreeSpot, backing_name};
+use super::tree::{
+    Blocked, Claim, Locked, TRIES, Tried, check_empty, check_name, claim, clone_home, must_bury,
+};
+use super::{RenameFlags, Store};
+
+impl<B: Backing> Store<B> {
+    /// Whether names of `dir` can be changed without waiting for a scan or a sync.
+    pub fn is_settled(&self, dir: &Arc<Node<B>>) -> bool {
+        let Ok(body) = dir.dir() else { return true };
+        let Some(state) = body.state.try_lock() else { return false };
+        state.map.is_some()
+            && state.doomed.is_empty()
+            && state.buried.is_empty()
+            && state.under.is_empty()
+            && state.vacated.values().all(|vacated| vacated.by != VacatedBy::Moved)
+    }
+
+    /// Whether [`Store::rename`] of these names may have to wait for a scan, a sync or a commit.
+    pub fn rename_may_wait(
+        &self,
+        dir: &Arc<Node<B>>,
+        name: &[u8],
+        to_dir: &Arc<Node<B>>,
+        to_name: &[u8],
+    ) -> bool {
+        if !self.is_settled(dir) || !self.is_settled(to_dir) {
+            return true;
+        }
+        let entry = |dir: &Arc<Node<B>>, name: &[u8]| {
+            let state = dir.dir().ok()?.state.lock();
+            state.map.as_ref().and_then(|map| map.get(name))
+        };
+        let Some(source) = entry(dir, name) else { return false };
+        let target = entry(to_dir, to_name);
+        // An empty directory that is replaced must be scanned; a changed file that replaces is committed.
+        let dirty = source.published
+            && self
+                .nodes
+                .get(source.id)
+                .is_some_and(|node| matches!(may_move_now(&node, true), MoveNow::AfterCommit));
+        dirty || target.is_some_and(|target| target.kind == EntryKind::Dir)
+    }
+
+    /// Renames. One atomic step in the mount; after a power cut the target is the old or the new
+    /// one, whole.
+    pub fn rename(
+        &self,
+        dir: &Arc<Node<B>>,
+        name: &[u8],
+        to_dir: &Arc<Node<B>>,
+        to_name: &[u8],
+        flags: RenameFlags,
+    ) -> Result<()> {
+        self.check_change(name)?;
+        check_name(to_name)?;
+        if flags == RenameFlags::Exchange {
+            return self.exchange(dir, name, to_dir, to_name);
+        }
+        self.try_until(|| self.try_rename(dir, name, to_dir, to_name, flags))
+    }
+
+    fn try_rename(
+        &self,
+        dir: &Arc<Node<B>>,
+        name: &[u8],
+        to_dir: &Arc<Node<B>>,
+        to_name: &[u8],
+        flags: RenameFlags,
+    ) -> Result<Tried<B, ()>> {
+        // A directory that is replaced must be known to be empty: it is locked on its own, before.
+        if let Some(blocked) = self.prepare_target(dir, name, to_dir, to_name, flags)? {
+            return Ok(Tried::Blocked(blocked));
+        }
+        let mut locked = Locked::lock(self, dir, to_dir)?;
+        let source = locked.of(dir).map().get(name).ok_or(StoreError::NotFound)?;
+        let target = locked.of(to_dir).map().get(to_name);
+        if target.is_some() && flags == RenameFlags::NoReplace {
+            return Err(StoreError::AlreadyExists);
+        }
+        if target.is_some_and(|target| target.id == source.id) {
+            return Ok(Tried::Done(()));
+        }
+        if source.damaged || target.is_some_and(|target| target.damaged) {
+            return Err(StoreError::NotSupported);
+        }
+        match target.map(|target| target.kind == EntryKind::Dir) {
+            Some(true) if source.kind != EntryKind::Dir => return Err(StoreError::IsADirectory),
+            Some(false) if source.kind == EntryKind::Dir => return Err(StoreError::NotADirectory),
+            _ => {}
+        }
+        let node = self.node_of(dir, locked.of(dir), name, &source)?;
+        if let Some(blocked) = must_bury(dir, locked.of(dir), name) {
+            return Ok(Tried::Blocked(blocked));
+        }
+        // A pending entry that covers a committed one may not leave it bare: commit it here first.
+        if !source.published && locked.of(dir).under.contains_key(name) {
+            return Ok(Tried::Blocked(Blocked::Commit(node)));
+        }
+        // Whoever still has the target's backing name moves out first, or two could wait for each other.
+        if let Some(Under::MovedAway(other)) = locked.of(to_dir).under.get(to_name) {
+            return Ok(Tried::Blocked(Blocked::Commit(Arc::clone(other))));
+        }
+        let native = if source.published {
+            let covers = target.is_some_and(|target| target.published)
+                || locked.of(to_dir).under.contains_key(to_name);
+            match may_move_now(&node, covers) {
+                MoveNow::Yes => true,
+                MoveNow::AfterCommit => return Ok(Tried::Blocked(Blocked::Commit(node))),
+                MoveNow::WithCommit => false,
+            }
+        } else {
+            false
+        };
+        if native {
+            self.rename_natively(&mut locked, &node, dir, name, to_dir, to_name, target)
+        } else {
+            self.rename_in_memory(&mut locked, &node, dir, name, to_dir, to_name, target)?;
+            Ok(Tried::Done(()))
+        }
+    }
+
+    /// Settles a directory that is about to be replaced.
+    fn prepare_target(
+        &self,
+        dir: &Arc<Node<B>>,
+        name: &[u8],
+        to_dir: &Arc<Node<B>>,
+        to_name: &[u8],
+        flags: RenameFlags,
+    ) -> Result<Option<Blocked<B>>> {
+        let source = self.lock_dir(dir)?.map().get(name);
+        let Some(source) = source.filter(|source| source.kind == EntryKind::Dir) else {
+            return Ok(None);
+        };
+        if flags != RenameFlags::Replace {
+            return Ok(None);
+        }
+        let target = {
+            let state = self.lock_dir(to_dir)?;
+            match state.map().get(to_name) {
+                Some(entry) if entry.kind == EntryKind::Dir && entry.id != source.id => {
+                    self.node_of(to_dir, &state, to_name, &entry)?
+                }
+                _ => return Ok(None),
+            }
+        };
+        let state = self.lock_dir(&target)?;
+        check_empty(&target, &state)
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn rename_natively(
+        &self,
+        locked: &mut Locked<'_, B>,
+        node: &Arc<Node<B>>,
+        dir: &Arc<Node<B>>,
+        name: &[u8],
+        to_dir: &Arc<Node<B>>,
+        to_name: &[u8],
+        target: Option<MapEntry>,
+    ) -> Result<Tried<B, ()>> {
+        // The target's own backing entry is what the claim replaces.
+        if let Some(target) = target.filter(|target| target.published) {
+            let to = locked.of(to_dir);
+            let replaces = to.replaces.get(&target.id).copied();
+            let under = Under::Replaced { id: target.id, kind: target.kind, replaces };
+            to.under.insert(to_name.into(), under);
+        }
+        let moved = self.move_home(locked, node, to_dir, to_name);
+        if target.is_some_and(|target| target.published) && !matches!(moved, Ok(Tried::Done(()))) {
+            locked.of(to_dir).under.remove(to_name);
+        }
+        match moved? {
+            Tried::Blocked(blocked) => return Ok(Tried::Blocked(blocked)),
+            Tried::Done(()) => {}
+        }
+        if let Some(target) = target {
+            self.target_replaced(locked, to_dir, to_name, target)?;
+        }
+        locked.of(dir).map_mut().remove(name);
+        let entry = MapEntry { id: node.id(), kind: node.kind(), published: true, damaged: false };
+        locked.of(to_dir).map_mut().insert(to_name, entry);
+        node.place.lock().link = Some(Link { dir: Arc::clone(to_dir), name: to_name.into() });
+        self.changed_names(locked.of(dir));
+        self.changed_names(locked.of(to_dir));
+        Ok(Tried::Done(()))
+    }
+
+    /// Book-keeping for an entry of the mount whose name was given to another.
+    fn target_replaced(
+        &self,
+        locked: &mut Locked<'_, B>,
+        to_dir: &Arc<Node<B>>,
+        to_name: &[u8],
+        target: MapEntry,
+    ) -> Result<()> {
+        if target.published {
+            if let Some(node) = self.nodes.get(target.id) {
+                node.place.lock().link = None;
+                if target.kind == EntryKind::Dir {
+                    // Its emptiness was checked; nobody may put anything into it any more.
+                    node.dir()?.state.lock().removed = true;
+                }
+            }
+        } else if let Some(node) = locked.of(to_dir).pending.get(&target.id).cloned() {
+            self.drop_pending(to_dir, locked.of(to_dir), &node)?;
+        }
+        let _ = to_name;
+        Ok(())
+    }
+
+    /// Moves a published node's backing entry to a name of `to_dir`, natively; both directories are locked.
+    pub(super) fn move_home(
+        &self,
+        locked: &mut Locked<'_, B>,
+        node: &Arc<Node<B>>,
+        to_dir: &Arc<Node<B>>,
+        to_name: &[u8],
+    ) -> Result<Tried<B, ()>> {
+        let core = &self.core;
+        let Home::Tree(from) = clone_home(node) else { return Err(StoreError::NotFound) };
+        let claim = match claim(to_dir, locked.of(to_dir), to_name) {
+            Ok(claim) => claim,
+            Err(blocked) => return Ok(Tried::Blocked(blocked)),
+        };
+        let from_fd = from.dir.dir_fd(core)?;
+        let to_fd = to_dir.dir_fd(core)?;
+        let old = node.entry_at(core, &from);
+        let to =
+            TreeSpot { dir: Arc::clone(to_dir), name: to_name.into(), replaces: claim.replaces };
+        let new = node.entry_at(core, &to);
+        self.ensure_sidecar(to_dir, &to_fd, locked.of(to_dir), &new)?;
+        core.backing
+            .rename(&from_fd, &old.name, &to_fd, &new.name, RenameMode::NoReplace)
+            .attempt("rename")?;
+        let left = from.dir.dir()?.names.count();
+        let change = to_dir.dir()?.names.count();
+        {
+            let mut place = node.place.lock();
+            place.home = Home::Tree(to);
+            place.link_seq = change;
+            place.away = false;
+        }
+        if !Arc::ptr_eq(&from.dir, to_dir) {
+            // btrfs would otherwise show the entry in both after a power cut, or in none.
+            let sources = &mut locked.of(to_dir).sync_first;
+            match sources.iter_mut().find(|(source, _)| Arc::ptr_eq(source, &from.dir)) {
+                Some(source) => source.1 = left,
+                None => sources.push((Arc::clone(&from.dir), left)),
+            }
+        }
+        let state = locked.of(&from.dir);
+        state.replaces.remove(&node.id());
+        state.sealed_as.remove(&node.id());
+        self.vacate(state, &from, old, left, VacatedBy::Moved);
+        self.claimed(locked.of(to_dir), to_dir, to_name, node.id(), &claim, change);
+        Ok(Tried::Done(()))
+    }
+
+    /// Book-keeping after a claim was used: what died by it goes once that is durable.
+    pub(super) fn claimed(
+        &self,
+        state: &mut DirState<B>,
+        dir: &Arc<Node<B>>,
+        name: &[u8],
+        id: EntryId,
+        claim: &Claim,
+        change: u64,
+    ) {
+        state.vacated.remove(name);
+        match claim.replaces {
+            Some(replaced) => state.replaces.insert(id, replaced),
+            None => state.replaces.remove(&id),
+        };
+        if let Some((dead, kind, replaces)) = claim.dies {
+            state.under.remove(name);
+            state.replaces.remove(&dead);
+            let backing = backing_name(&self.core, dir.id(), dead, kind, replaces, name);
+            self.doom(dir, state, change, name, Doom::Entry { id: dead, kind, backing });
+        }
+    }
+
+    /// Renames a node whose backing entry stays where it is until it is committed.
+    #[allow(clippy::too_many_arguments)]
+    fn rename_in_memory(
+        &self,
+        locked: &mut Locked<'_, B>,
+        node: &Arc<Node<B>>,
+        dir: &Arc<Node<B>>,
+        name: &[u8],
+        to_dir: &Arc<Node<B>>,
+        to_name: &[u8],
+        target: Option<MapEntry>,
+    ) -> Result<()> {
+        if let Some(target) = target {
+            if target.published {
+                let to = locked.of(to_dir);
+                let replaces = to.replaces.get(&target.id).copied();
+                let under = Under::Replaced { id: target.id, kind: target.kind, replaces };
+                to.under.insert(to_name.into(), under);
+            }
+            self.target_replaced(locked, to_dir, to_name, target)?;
+        }
+        let now = self.core.now();
+        let was = locked.of(dir).map_mut().remove(name);
+        if was.is_some_and(|entry| entry.published) {
+            node.place.lock().away = true;
+            locked.of(dir).under.insert(name.into(), Under::MovedAway(Arc::clone(node)));
+        }
+        locked.of(dir).pending.remove(&node.id());
+        let entry = MapEntry { id: node.id(), kind: node.kind(), published: false, damaged: false };
+        let to = locked.of(to_dir);
+        to.map_mut().insert(to_name, entry);
+        to.pending.insert(node.id(), Arc::clone(node));
+        to.times = Some((now, now));
+        locked.of(dir).times = Some((now, now));
+        node.place.lock().link = Some(Link { dir: Arc::clone(to_dir), name: to_name.into() });
+        self.queue.add(node);
+        Ok(())
+    }
+
+    /// Swaps two names. A small synced intent makes the two native renames one step.
+    fn exchange(
+        &self,
+        dir: &Arc<Node<B>>,
+        name: &[u8],
+        to_dir: &Arc<Node<B>>,
+        to_name: &[u8],
+    ) -> Result<()> {
+        let _alone = self.exchanges.lock();
+        for _ in 0..TRIES {
+            // Both must be where the backing tree shows them.
+            let (a, b) = (self.lookup(dir, name)?, self.lookup(to_dir, to_name)?);
+            if a.id() == b.id() {
+                return Ok(());
+            }
+            if a.file().is_err() && a.dir().is_err() || b.file().is_err() && b.dir().is_err() {
+                return Err(StoreError::NotSupported);
+            }
+            for node in [&a, &b] {
+                self.commit(std::slice::from_ref(node))?;
+                self.sync_path(node)?;
+            }
+            self.settle(dir)?;
+            self.settle(to_dir)?;
+            let mut locked = Locked::lock(self, dir, to_dir)?;
+            let here = locked.of(dir).map().get(name);
+            let there = locked.of(to_dir).map().get(to_name);
+            let (Some(here), Some(there)) = (here, there) else { continue };
+            let bare = !locked.of(dir).under.contains_key(name)
+                && !locked.of(to_dir).under.contains_key(to_name);
+            if here.id != a.id()
+                || there.id != b.id()
+                || !here.published
+                || !there.published
+                || !bare
+            {
+                continue;
+            }
+            return self.exchange_locked(&mut locked, &a, &b);
+        }
+        Err(StoreError::Io {
+            what: "exchange two names that keep changing",
+            source: std::io::Error::from_raw_os_error(libc::EAGAIN),
+        })
+    }
+
+    fn exchange_locked(
+        &self,
+        locked: &mut Locked<'_, B>,
+        a: &Arc<Node<B>>,
+        b: &Arc<Node<B>>,
+    ) -> Result<()> {
+        let core = &self.core;
+        let (Home::Tree(from), Home::Tree(to)) = (clone_home(a), clone_home(b)) else {
+            return Err(StoreError::NotFound);
+        };
+        let a_new = TreeSpot { dir: Arc::clone(&to.dir), name: to.name.clone(), replaces: None };
+        let b_new =
+            TreeSpot { dir: Arc::clone(&from.dir), name: from.name.clone(), replaces: None };
+        let names = [
+            a.entry_at(core, &from),
+            a.entry_at(core, &a_new),
+            b.entry_at(core, &to),
+            b.entry_at(core, &b_new),
+        ];
+        let (from_fd, to_fd) = (from.dir.dir_fd(core)?, to.dir.dir_fd(core)?);
+        self.ensure_sidecar(&to.dir, &to_fd, locked.of(&to.dir), &names[1])?;
+        self.ensure_sidecar(&from.dir, &from_fd, locked.of(&from.dir), &names[3])?;
+        let intent = super::intent::Intent {
+            from_path: self.backing_path(&from.dir),
+            to_path: self.backing_path(&to.dir),
+            a_old: names[0].name.clone(),
+            a_new: names[1].name.clone(),
+            b_old: names[2].name.clone(),
+            b_new: names[3].name.clone(),
+        };
+        intent.write(core)?;
+        let rename = |fd: &B::Dir, old: &[u8], fd2: &B::Dir, new: &[u8]| {
+            core.backing.rename(fd, old, fd2, new, RenameMode::NoReplace).attempt("exchange names")
+        };
+        rename(&from_fd, &names[0].name, &to_fd, &names[1].name)?;
+        rename(&to_fd, &names[2].name, &from_fd, &names[3].name)?;
+        core.backing.sync_dir(&from_fd).attempt("sync a directory")?;
+        core.backing.sync_dir(&to_fd).attempt("sync a directory")?;
+        super::intent::Intent::clear(core)?;
+        for (node, spot) in [(a, &a_new), (b, &b_new)] {
+            let change = spot.dir.dir()?.names.count();
+            let mut place = node.place.lock();
+            place.home = Home::Tree(spot.clone());
+            place.link = Some(Link { dir: Arc::clone(&spot.dir), name: spot.name.clone() });
+            place.link_seq = change;
+        }
+        for (node, old, new, at) in [(a, &from, &a_new, 0), (b, &to, &b_new, 2)] {
+            let state = locked.of(&old.dir);
+            state.replaces.remove(&node.id());
+            state.sealed_as.remove(&node.id());
+            if let Some(sidecar) = &names[at].sidecar {
+                let change = old.dir.dir()?.names.latest();
+                let doom = Doom::Sidecar(sidecar.name.clone());
+                self.doom(&old.dir, state, change, &old.name, doom);
+            }
+            let entry =
+                MapEntry { id: node.id(), kind: node.kind(), published: true, damaged: false };
+            locked.of(&new.dir).map_mut().insert(&new.name, entry);
+            self.changed_names(locked.of(&new.dir));
+        }
+        Ok(())
+    }
+
+    /// The backing names that lead from the vault to `dir`.
+    fn backing_path(&self, dir: &Arc<Node<B>>) -> Vec<Vec<u8>> {
+        let mut path = Vec::new();
+        let mut at = Arc::clone(dir);
+        while let Home::Tree(spot) = clone_home(&at) {
+            path.push(at.sealed_name(&self.core, &spot));
+            at = spot.dir;
+        }
+        path.reverse();
+        path
+    }
+}
+
+/// Whether a published node can be renamed natively, now.
+fn may_move_now<B: Backing>(node: &Arc<Node<B>>, replaces: bool) -> MoveNow {
+    let Ok(body) = node.file() else { return MoveNow::Yes };
+    let state = body.state.read();
+    match (state.is_dirty(), state.writers > 0) {
+        // The new name must never show the version before the one that its writer completed.
+        (true, false) => MoveNow::AfterCommit,
+        (true, true) => MoveNow::WithCommit,
+        // The kernel may hold pages of it that were written before the rename.
+        (false, true) if replaces => MoveNow::WithCommit,
+        (false, _) => MoveNow::Yes,
+    }
+}
+
+enum MoveNow {
+    Yes,
+    AfterCommit,
+    WithCommit,
+}

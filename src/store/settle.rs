@@ -1,0 +1,168 @@
+//! Removal, deferred: what died by a change of names goes once that change is durable.
+
+use std::sync::Arc;
+
+use crate::backing::{At, Backing, RenameMode};
+use crate::format::{BackingName, EntryId, EntryKind, LengthClass, temp_file_name};
+
+use super::Store;
+use super::dir::{DirState, Doom, Doomed, left_behind};
+use super::error::{Attempt, Result};
+use super::node::{Ghost, Home, Node};
+use super::tree::{TRIES, has_handles};
+
+impl<B: Backing> Store<B> {
+    /// Does what is due in a directory: syncs it and removes what died by now durable changes.
+    pub(super) fn settle(&self, dir: &Arc<Node<B>>) -> Result<()> {
+        let body = dir.dir()?;
+        let mut first = true;
+        // Removing an entry may leave a sidecar or layers, which wait for the removal in turn.
+        for _ in 0..TRIES {
+            let latest = {
+                let state = body.state.lock();
+                let waits = !state.doomed.is_empty() || (first && state.remembers());
+                if !waits || state.removed {
+                    break;
+                }
+                body.names.latest()
+            };
+            first = false;
+            dir.sync_names(&self.core, latest)?;
+            let mut state = body.state.lock();
+            if state.removed {
+                break;
+            }
+            let upto = body.names.upto();
+            let mut seen: Vec<Box<[u8]>> = Vec::new();
+            let mut due = Vec::new();
+            for doomed in std::mem::take(&mut state.doomed) {
+                let is_entry = matches!(doomed.what, Doom::Entry { .. });
+                // Of two dead entries of one name the later one hides the earlier one: the earlier
+                // must be gone for good before.
+                if doomed.change > upto || (is_entry && seen.contains(&doomed.name)) {
+                    state.doomed.push(doomed);
+                    continue;
+                }
+                if is_entry {
+                    seen.push(doomed.name.clone());
+                }
+                due.push(doomed);
+            }
+            if due.is_empty() {
+                continue;
+            }
+            if let Err(error) = dir.hold_times(&self.core, &mut state) {
+                state.doomed.splice(..0, due);
+                return Err(error);
+            }
+            self.touched.lock().push(Arc::clone(dir));
+            for doomed in due {
+                self.remove_doomed(dir, &mut state, doomed);
+            }
+        }
+        self.restore_touched();
+        // Under the lock: what is doomed from now on counts the directory in again.
+        let state = body.state.lock();
+        if state.removed || (state.doomed.is_empty() && !state.remembers()) {
+            self.queue.settled(dir.id());
+        }
+        drop(state);
+        Ok(())
+    }
+
+    fn remove_doomed(&self, dir: &Arc<Node<B>>, state: &mut DirState<B>, doomed: Doomed) {
+        let core = &self.core;
+        let done = match doomed.what {
+            Doom::Entry { id, kind, backing } => {
+                self.remove_dead(dir, state, &doomed.name, id, kind, &backing)
+            }
+            Doom::Sidecar(name) => dir
+                .dir_fd(core)
+                .and_then(|fd| core.backing.unlink(&fd, &name).attempt("remove a sidecar")),
+            Doom::AllLayers(entry) => self.remove_layers(entry, None),
+            Doom::Layers(entry, ids) => self.remove_layers(entry, Some(&ids)),
+        };
+        match done {
+            Err(error) if !error.is_missing() => left_behind("a replaced object", &error),
+            _ => {}
+        }
+    }
+
+    fn remove_dead(
+        &self,
+        dir: &Arc<Node<B>>,
+        state: &mut DirState<B>,
+        name: &[u8],
+        id: EntryId,
+        kind: EntryKind,
+        backing: &BackingName,
+    ) -> Result<()> {
+        let core = &self.core;
+        let fd = dir.dir_fd(core)?;
+        if kind == EntryKind::Dir {
+            core.backing.rmdir(&fd, &backing.name).attempt("remove a replaced directory")?;
+        } else {
+            let live = self.nodes.get(id);
+            if let Some(node) = live.as_ref().filter(|node| has_handles(node)) {
+                let ghost = temp_file_name(&*core.entropy);
+                core.backing
+                    .rename(&fd, &backing.name, &core.tmp, &ghost, RenameMode::NoReplace)
+                    .attempt("keep a replaced file that is open")?;
+                let left = dir.dir()?.names.latest() + 1;
+                node.place.lock().home =
+                    Home::Ghost(Ghost { name: ghost, from: Some((Arc::clone(dir), left)) });
+            } else {
+                let layered = core
+                    .backing
+                    .stat(&fd, At::Name(&backing.name))
+                    .is_ok_and(|stat| core.geometry.classify(stat.len) == LengthClass::Mapped);
+                core.backing.unlink(&fd, &backing.name).attempt("remove a replaced file")?;
+                if let Some(node) = live {
+                    node.place.lock().home = Home::Gone;
+                    self.discard(&node);
+                }
+                if layered {
+                    let change = dir.dir()?.names.latest() + 1;
+                    self.doom(dir, state, change, name, Doom::AllLayers(id));
+                }
+            }
+        }
+        let change = dir.dir()?.names.count();
+        state.buried.insert(name.into(), change);
+        if let Some(sidecar) = &backing.sidecar {
+            self.doom(dir, state, change, name, Doom::Sidecar(sidecar.name.clone()));
+        }
+        Ok(())
+    }
+
+    /// Removes older layers of a file: all of them, or these.
+    pub(super) fn remove_layers(
+        &self,
+        entry: EntryId,
+        only: Option<&[crate::format::ObjectId]>,
+    ) -> Result<()> {
+        let core = &self.core;
+        let names: Vec<Vec<u8>> = match only {
+            Some(ids) => ids.iter().map(|id| crate::format::layer_file_name(entry, *id)).collect(),
+            None => core
+                .backing
+                .list(&core.layers)
+                .attempt("read the layers")?
+                .into_iter()
+                .map(|raw| raw.name)
+                .filter(|name| {
+                    crate::format::parse_layer_file_name(name).is_some_and(|(of, _)| of == entry)
+                })
+                .collect(),
+        };
+        for name in names {
+            match core.backing.unlink(&core.layers, &name) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(error).attempt("remove an older layer");
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}

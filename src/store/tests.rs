@@ -1,0 +1,277 @@
+//! Cases found by reading: each one failed once.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::*;
+use crate::backing::{CallKind, CrashRule, SimDisk};
+use crate::clock::SystemClock;
+use crate::crypto::Cipher;
+use crate::entropy::SeededEntropy;
+use crate::format::Geometry;
+use crate::format::config::{self, ConfigParams, KdfParams};
+
+const NEW: NewAttr = NewAttr { mode: 0o644, uid: 0, gid: 0 };
+
+fn vault() -> SimDisk {
+    let disk = SimDisk::new();
+    let params = ConfigParams {
+        cipher: Cipher::Aes256Gcm,
+        geometry: Geometry::new(12).unwrap(),
+        kdf: KdfParams { memory_kib: 19 << 10, passes: 2, lanes: 1 },
+    };
+    let (bytes, _) = config::create(b"p", &params, 0, &SeededEntropy::new(1)).unwrap();
+    vault::create(&disk, &bytes).unwrap();
+    disk
+}
+
+static MOUNTS: AtomicU64 = AtomicU64::new(100);
+
+fn mount_with(disk: &SimDisk, options: StoreOptions) -> Arc<Store<SimDisk>> {
+    let open = config::open(&vault::read_config(disk).unwrap(), b"p").unwrap();
+    let entropy = SeededEntropy::new(MOUNTS.fetch_add(1, Ordering::Relaxed));
+    let clock = Arc::new(SystemClock::new());
+    Store::open(Arc::new(disk.clone()), open, options, Arc::new(entropy), clock).unwrap()
+}
+
+fn mount(disk: &SimDisk) -> Arc<Store<SimDisk>> {
+    mount_with(disk, StoreOptions::default())
+}
+
+type TestNode = Arc<Node<SimDisk>>;
+
+/// A new committed, closed file.
+fn put(store: &Store<SimDisk>, dir: &TestNode, name: &[u8], content: &[u8]) -> TestNode {
+    let node = store.create(dir, name, &NEW).unwrap();
+    store.open_file(&node, true).unwrap();
+    store.write(&node, 0, content).unwrap();
+    store.fsync(&node).unwrap();
+    store.close_file(&node, true);
+    node
+}
+
+fn get(store: &Store<SimDisk>, dir: &TestNode, name: &[u8]) -> Result<Vec<u8>> {
+    let node = store.lookup(dir, name)?;
+    let size = store.attr(&node)?.size;
+    let mut out = vec![0; usize::try_from(size).unwrap()];
+    let len = store.read(&node, 0, &mut out)?;
+    assert_eq!(len, out.len());
+    Ok(out)
+}
+
+fn names(store: &Store<SimDisk>, dir: &TestNode) -> Vec<String> {
+    let mut names = Vec::new();
+    store
+        .list(dir, 0, &mut |entry| {
+            names.push(String::from_utf8_lossy(entry.name).into_owned());
+            true
+        })
+        .unwrap();
+    names.sort();
+    names
+}
+
+fn noise(len: usize, seed: u64) -> Vec<u8> {
+    use crate::entropy::Entropy;
+    let mut bytes = vec![0; len];
+    SeededEntropy::new(seed).fill(&mut bytes);
+    bytes
+}
+
+/// Every kind of power cut now.
+fn crashes(disk: &SimDisk) -> Vec<(CrashRule, SimDisk)> {
+    let rules = CrashRule::battery(disk.pending_changes(), 0..12);
+    rules.into_iter().map(|rule| (rule, disk.crash(&rule))).collect()
+}
+
+#[test]
+fn a_write_that_fails_halfway_leaves_a_version_that_can_be_read() {
+    let disk = vault();
+    let store = mount(&disk);
+    let old = noise(400 << 10, 1);
+    let node = put(&store, &store.root(), b"f", &old);
+    store.open_file(&node, true).unwrap();
+    // The first part of the write goes to memory, the rest to the disk, which is full.
+    disk.fail(1, libc::ENOSPC, |call| call == CallKind::Write || call == CallKind::CreateTemp);
+    let data = noise(300 << 10, 2);
+    let at = (400 << 10) + 100;
+    assert!(store.write(&node, at, &data).is_err());
+    disk.heal();
+    store.fsync(&node).unwrap();
+    store.close_file(&node, true);
+    store.close().unwrap();
+    drop((node, store));
+    let store = mount(&disk);
+    let now = get(&store, &store.root(), b"f").unwrap();
+    assert_eq!(now[..old.len()], old[..]);
+    assert!(now.len() <= old.len() + 100 + data.len());
+    if now.len() > old.len() {
+        assert_eq!(now[old.len() + 100..], data[..now.len() - old.len() - 100]);
+    }
+}
+
+#[test]
+fn a_failed_sync_of_what_is_still_in_memory_is_made_good() {
+    let disk = vault();
+    let store = mount(&disk);
+    let old = noise(400 << 10, 1);
+    let node = put(&store, &store.root(), b"f", &old);
+    store.open_file(&node, true).unwrap();
+    store.write(&node, 8192, b"changed").unwrap();
+    store.flush(&node).unwrap();
+    disk.fail(1, libc::EIO, |call| call == CallKind::Sync);
+    assert!(store.fsync(&node).is_err());
+    store.fsync(&node).unwrap();
+    store.close_file(&node, true);
+    let mut now = old;
+    now[8192..8199].copy_from_slice(b"changed");
+    assert_eq!(get(&store, &store.root(), b"f").unwrap(), now);
+}
+
+#[test]
+fn a_write_that_wrote_nothing_does_not_keep_the_store_from_closing() {
+    let disk = vault();
+    let store = mount(&disk);
+    let old = noise(400 << 10, 1);
+    let node = put(&store, &store.root(), b"f", &old);
+    store.open_file(&node, true).unwrap();
+    disk.fail(1, libc::ENOSPC, |call| call == CallKind::Write || call == CallKind::CreateTemp);
+    assert!(store.write(&node, 0, &noise(300 << 10, 2)).is_err());
+    disk.heal();
+    store.close_file(&node, true);
+    store.close().unwrap();
+    drop((node, store));
+    let store = mount(&disk);
+    assert_eq!(get(&store, &store.root(), b"f").unwrap(), old);
+}
+
+/// Names may survive in any order: what a name held before it was replaced, durably, must not come back when the
+/// replacement goes.
+#[test]
+fn what_was_replaced_for_good_stays_dead() {
+    for how in 0..2 {
+        let disk = vault();
+        let store = mount(&disk);
+        let root = store.root();
+        put(&store, &root, b"x", b"old");
+        put(&store, &root, b"new", b"new");
+        store.rename(&root, b"new", &root, b"x", RenameFlags::Replace).unwrap();
+        store.fsync_dir(&root).unwrap();
+        match how {
+            0 => store.unlink(&root, b"x").unwrap(),
+            _ => store.rename(&root, b"x", &root, b"y", RenameFlags::Replace).unwrap(),
+        }
+        for (rule, after) in crashes(&disk) {
+            let store = mount(&after);
+            if let Ok(content) = get(&store, &store.root(), b"x") {
+                assert_eq!(content, b"new", "{how} {rule:?}");
+            }
+            assert!(names(&store, &store.root()).len() < 2, "{how} {rule:?}");
+        }
+    }
+}
+
+#[test]
+fn a_clean_end_makes_every_name_durable() {
+    let disk = vault();
+    let store = mount(&disk);
+    let root = store.root();
+    put(&store, &root, b"a", b"a");
+    store.fsync_dir(&root).unwrap();
+    let dir = store.mkdir(&root, b"dir", &NEW).unwrap();
+    store.rename(&root, b"a", &dir, b"b", RenameFlags::Replace).unwrap();
+    store.close().unwrap();
+    for (rule, after) in crashes(&disk) {
+        let store = mount(&after);
+        assert_eq!(names(&store, &store.root()), ["dir"], "{rule:?}");
+        let dir = store.lookup(&store.root(), b"dir").unwrap();
+        assert_eq!(get(&store, &dir, b"b").unwrap(), b"a", "{rule:?}");
+    }
+}
+
+/// A name that was moved away in memory only is not free, whatever came and went under it meanwhile.
+#[test]
+fn a_name_whose_owner_has_yet_to_move_is_not_given_away() {
+    let disk = vault();
+    let store = mount(&disk);
+    let root = store.root();
+    let moved = put(&store, &root, b"x", b"moved");
+    put(&store, &root, b"y", b"target");
+    store.open_file(&moved, true).unwrap();
+    store.rename(&root, b"x", &root, b"y", RenameFlags::Replace).unwrap();
+    store.create(&root, b"x", &NEW).unwrap();
+    store.unlink(&root, b"x").unwrap();
+    put(&store, &root, b"x", b"fresh");
+    for (rule, after) in crashes(&disk) {
+        let store = mount(&after);
+        assert_eq!(names(&store, &store.root()), ["x", "y"], "{rule:?}");
+        assert_eq!(get(&store, &store.root(), b"x").unwrap(), b"fresh", "{rule:?}");
+    }
+}
+
+#[test]
+fn a_long_name_never_appears_without_its_sidecar() {
+    let disk = vault();
+    let store = mount(&disk);
+    let root = store.root();
+    let long = vec![b'n'; 250];
+    put(&store, &root, b"short", b"content");
+    store.fsync_dir(&root).unwrap();
+    store.rename(&root, b"short", &root, &long, RenameFlags::Replace).unwrap();
+    for (rule, after) in crashes(&disk) {
+        let store = mount(&after);
+        let root = store.root();
+        let name = if store.lookup(&root, b"short").is_ok() { &b"short"[..] } else { &long };
+        assert_eq!(get(&store, &root, name).unwrap(), b"content", "{rule:?}");
+    }
+}
+
+#[test]
+fn fsync_of_a_directory_covers_what_was_renamed_out_of_it() {
+    let disk = vault();
+    let store = mount(&disk);
+    let root = store.root();
+    let dir = store.mkdir(&root, b"dir", &NEW).unwrap();
+    let moved = put(&store, &dir, b"x", b"moved");
+    put(&store, &root, b"y", b"target");
+    store.open_file(&moved, true).unwrap();
+    store.rename(&dir, b"x", &root, b"y", RenameFlags::Replace).unwrap();
+    store.fsync_dir(&dir).unwrap();
+    let after = disk.crash(&CrashRule::NothingUnsynced);
+    let store = mount(&after);
+    let dir = store.lookup(&store.root(), b"dir").unwrap();
+    assert!(store.lookup(&dir, b"x").is_err());
+}
+
+#[test]
+fn a_damaged_file_can_be_cut_and_overwritten() {
+    let disk = vault();
+    let store = mount(&disk);
+    put(&store, &store.root(), b"f", b"content");
+    store.close().unwrap();
+    drop(store);
+    let (path, ..) = disk
+        .paths()
+        .into_iter()
+        .find(|(path, kind, _)| {
+            *kind == crate::backing::FileKind::File && !path.starts_with(b".akasha")
+        })
+        .unwrap();
+    let mut bytes = disk.read_path(&path).unwrap();
+    let end = bytes.len() - 1;
+    bytes[end] ^= 1;
+    disk.replace_path(&path, &bytes);
+    let store = mount(&disk);
+    let root = store.root();
+    assert!(get(&store, &root, b"f").is_err());
+    let node = store.lookup(&root, b"f").unwrap();
+    store.open_file(&node, true).unwrap();
+    store.truncate(&node, 0).unwrap();
+    store.write(&node, 0, b"mended").unwrap();
+    let mut out = [0; 6];
+    store.read(&node, 0, &mut out).unwrap();
+    assert_eq!(&out, b"mended");
+    store.fsync(&node).unwrap();
+    store.close_file(&node, true);
+    assert_eq!(get(&store, &root, b"f").unwrap(), b"mended");
+}
