@@ -210,6 +210,7 @@ fn torture(
         let mut run = Run::new(script);
         prepare(&run.disk);
         run.disk.cut_at(cut);
+        run.talks = number("AKASHA_CUT").is_some();
         let place = format!("AKASHA_SCRIPT={} AKASHA_CUT={cut} AKASHA_SEED={seed}", script.name);
         if let Err(what) = caught(|| run.run(&script.ops)) {
             failures.push(format!("{place}: {what}"));

@@ -247,26 +247,51 @@ impl Oracle {
         }
     }
 
-    /// All names in a directory are durable, and its path.
+    /// Whether an object may never have been committed because it was open all the time, or gave way
+    /// to such a one.
+    fn is_unborn(&self, id: u64) -> bool {
+        let object = &self.objects[&id];
+        object.kind == EntryKind::File && object.place_floor == 0
+    }
+
+    /// All names in a directory are durable, but for files that are still open for their first version;
+    /// and its path.
     pub fn keep_names(&mut self, dir: u64) {
-        for (spot, holders) in &mut self.names {
-            if spot.0 == dir {
-                holders.floor = holders.all.len() - 1;
+        let mut floors = Vec::new();
+        for (spot, holders) in self.names.iter().filter(|(spot, _)| spot.0 == dir) {
+            let mut floor = holders.all.len() - 1;
+            let is_open = |id: u64| self.is_unborn(id) && self.objects[&id].writers > 0;
+            if holders.all[floor].is_some_and(is_open) {
+                while floor > holders.floor
+                    && holders.all[floor].is_some_and(|id| self.is_unborn(id))
+                {
+                    floor -= 1;
+                }
             }
+            floors.push((spot.clone(), floor));
         }
-        for object in self.objects.values_mut() {
+        let mut places = Vec::new();
+        for (id, object) in &self.objects {
             let last = object.places.len() - 1;
             let before = object.places[..last].iter().rev().find(|p| matches!(p, Place::At(_)));
+            let was_here = matches!(before, Some(Place::At(spot)) if spot.0 == dir);
             let stays = match &object.places[last] {
-                Place::At(spot) => spot.0 == dir,
-                Place::Unlinked | Place::Replaced(_) => {
-                    matches!(before, Some(Place::At(spot)) if spot.0 == dir)
-                }
+                Place::At(spot) => spot.0 == dir && !(self.is_unborn(*id) && object.writers > 0),
+                Place::Unlinked => was_here,
+                Place::Replaced(by) => was_here && !self.is_unborn(*by),
                 Place::Nowhere => false,
             };
             if stays {
-                object.place_floor = last;
+                places.push((*id, last));
             }
+        }
+        for (spot, floor) in floors {
+            if let Some(holders) = self.names.get_mut(&spot) {
+                holders.floor = floor;
+            }
+        }
+        for (id, floor) in places {
+            self.object(id).place_floor = floor;
         }
         self.keep_path(dir);
     }

@@ -54,6 +54,8 @@ pub struct Run {
     options: StoreOptions,
     handles: BTreeMap<u8, Tree>,
     mounts: u64,
+    /// Prints every operation: for a replay.
+    pub talks: bool,
     /// Whether ticks are believed: not where a fault may have struck one.
     pub trusts_ticks: bool,
 }
@@ -73,6 +75,7 @@ impl Run {
             options: script.options.clone(),
             handles: BTreeMap::new(),
             mounts: 0,
+            talks: false,
             trusts_ticks: true,
         }
     }
@@ -95,6 +98,9 @@ impl Run {
         }
         for (index, op) in ops.iter().enumerate() {
             let done = self.apply(op);
+            if self.talks {
+                eprintln!("{index} {op:?}: {done:?}, then at call {}", self.disk.operations());
+            }
             if self.disk.is_off() {
                 self.ask_again();
                 return Ok(());
@@ -121,6 +127,10 @@ impl Run {
     }
 
     fn fsynced(&mut self, id: u64) {
+        // Without a name nobody can look for it.
+        if self.oracle.place(id).is_none() {
+            return;
+        }
         self.oracle.keep_content(id);
         self.oracle.keep_path(id);
     }
