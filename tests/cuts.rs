@@ -262,6 +262,12 @@ fn a_cut_leaves_every_file_old_or_new() {
     torture_all(scripts::written(), Effort { cuts: 24, rules: 6 });
 }
 
+/// What was durable moved into a directory that was not, whose parent was synced later: a cut in between lost both.
+#[test]
+fn a_file_moved_into_a_new_directory_is_not_lost() {
+    torture_all(vec![scripts::named("into a new directory")], Effort { cuts: 999, rules: 99 });
+}
+
 #[test]
 fn a_cut_in_a_random_script_leaves_every_file_old_or_new() {
     let first = number("AKASHA_FIRST").unwrap_or(1);

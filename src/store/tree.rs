@@ -27,6 +27,8 @@ pub(super) enum Blocked<B: Backing> {
     Commit(Arc<Node<B>>),
     /// A directory still holds dead entries.
     Settle(Arc<Node<B>>),
+    /// The path of a directory that something durable is to move into is not durable itself.
+    Path(Arc<Node<B>>),
     /// Something moved meanwhile.
     Again,
 }
@@ -578,6 +580,7 @@ impl<B: Backing> Store<B> {
                     self.commit(std::slice::from_ref(&node))?;
                 }
                 Tried::Blocked(Blocked::Settle(dir)) => self.settle(&dir)?,
+                Tried::Blocked(Blocked::Path(dir)) => self.sync_path(&dir)?,
                 Tried::Blocked(Blocked::Again) => {}
             }
         }

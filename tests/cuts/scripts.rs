@@ -184,6 +184,14 @@ pub fn written() -> Vec<Script> {
             ],
         ),
         script(
+            "into a new directory",
+            vec![
+                synced("a", 10),
+                vec![Op::Mkdir("n".into()), Op::Mkdir("n/m".into()), rename("a", "n/m/a")],
+                vec![Op::FsyncDir(String::new())],
+            ],
+        ),
+        script(
             "unlink",
             vec![
                 synced("a", 100),
