@@ -272,7 +272,8 @@ fn a_file_moved_into_a_new_directory_is_not_lost() {
 fn a_cut_in_a_random_script_leaves_every_file_old_or_new() {
     let first = number("AKASHA_FIRST").unwrap_or(1);
     let count = number("AKASHA_RUNS").unwrap_or(12);
-    let scripts = (first..first + count).map(|seed| scripts::random(seed, 40)).collect();
+    let len = number("AKASHA_OPS").unwrap_or(80) as usize;
+    let scripts = (first..first + count).map(|seed| scripts::random(seed, len)).collect();
     torture_all(scripts, Effort { cuts: 10, rules: 6 });
 }
 

@@ -300,9 +300,9 @@ pub fn random(seed: u64, len: usize) -> Script {
     let dice = SeededEntropy::new(seed);
     let pick = |count: u64| dice.next_u64() % count;
     let long_name = long('l');
-    let names = ["a", "b", "c", long_name.as_str()];
-    let dirs = ["", "", "d/", "e/", "d/g/"];
-    let path = || format!("{}{}", dirs[pick(5) as usize], names[pick(4) as usize]);
+    let names = ["a", "b", "a", "b", "a", long_name.as_str()];
+    let dirs = ["", "", "", "d/", "d/", "e/", "d/g/"];
+    let path = || format!("{}{}", dirs[pick(7) as usize], names[pick(6) as usize]);
     let dir = || ["d", "e", "d/g", "e/h", "f"][pick(5) as usize].to_string();
     let size = || match pick(4) {
         0 => pick(100) as usize,
