@@ -4,6 +4,8 @@
 //! A failure prints `AKASHA_SCRIPT=... AKASHA_CUT=... AKASHA_RULE=... AKASHA_SEED=...`, which replay it. `AKASHA_CUTS=all` tries every
 //! cut under every rule.
 
+#[path = "cuts/faulty.rs"]
+mod faulty;
 #[path = "cuts/oracle.rs"]
 mod oracle;
 #[path = "cuts/script.rs"]
@@ -289,4 +291,56 @@ fn a_disk_that_lies_is_found_out() {
         }
         assert!(found > 0, "a disk that lies about {kind:?} passes: {tally:?}");
     }
+}
+
+/// Calls whose failure is tried, with the codes.
+fn codes(kind: CallKind) -> &'static [i32] {
+    match kind {
+        CallKind::Write | CallKind::CreateTemp | CallKind::Rename | CallKind::Mkdir => {
+            &[libc::EIO, libc::ENOSPC]
+        }
+        CallKind::Reserve | CallKind::SetLen | CallKind::SetXattr => &[libc::ENOSPC],
+        _ => &[libc::EIO],
+    }
+}
+
+#[test]
+fn a_failed_call_is_told_or_harmless() {
+    let all = env("AKASHA_CUTS").is_some_and(|cuts| cuts == "all");
+    let wanted = env("AKASHA_SCRIPT");
+    let mut failures = Vec::new();
+    let mut tried = 0;
+    for script in scripts::written() {
+        if wanted.as_ref().is_some_and(|wanted| *wanted != script.name) {
+            continue;
+        }
+        let dice = SeededEntropy::new(number("AKASHA_SEED").unwrap_or(1));
+        for (kind, count) in faulty::counts(&script).expect("runs on a disk without faults") {
+            let mut faults = Vec::new();
+            for nth in 1..=count {
+                for code in codes(kind) {
+                    for stays in [false, true] {
+                        faults.push(faulty::Fault { kind, nth, code: *code, stays });
+                    }
+                }
+            }
+            while !all && faults.len() > 8 {
+                faults.swap_remove(dice.next_u64() as usize % faults.len());
+            }
+            for fault in faults {
+                let shown = format!("{fault:?}");
+                if env("AKASHA_FAULT").is_some_and(|wanted| wanted != shown) {
+                    continue;
+                }
+                tried += 1;
+                if let Err(what) = caught(|| faulty::run(&script, fault)) {
+                    let name = &script.name;
+                    failures.push(format!("AKASHA_SCRIPT='{name}' AKASHA_FAULT='{shown}': {what}"));
+                }
+            }
+        }
+    }
+    eprintln!("{tried} faults");
+    let list: Vec<String> = failures.iter().take(40).cloned().collect();
+    assert!(failures.is_empty(), "{} failures, such as:\n{}", failures.len(), list.join("\n"));
 }

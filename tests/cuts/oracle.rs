@@ -99,7 +99,7 @@ impl Oracle {
         }
     }
 
-    fn hold(&mut self, spot: &Spot, holder: Option<u64>) {
+    pub fn hold(&mut self, spot: &Spot, holder: Option<u64>) {
         let holders = self.names.entry(spot.clone()).or_default();
         if holders.all.is_empty() {
             holders.all.push(None);
@@ -111,7 +111,7 @@ impl Oracle {
         self.objects.get_mut(&id).expect("the script made it")
     }
 
-    fn put(&mut self, id: u64, place: Place) {
+    pub fn put(&mut self, id: u64, place: Place) {
         self.object(id).places.push(place);
     }
 
@@ -212,11 +212,53 @@ impl Oracle {
         }
     }
 
+    /// Whether a file is not what it was when it could last be committed.
+    pub fn is_dirty(&self, id: u64) -> bool {
+        let object = &self.objects[&id];
+        object.versions.last().is_none_or(|last| **last != object.live)
+    }
+
     /// What a file is now may be found after a cut.
     pub fn allow(&mut self, id: u64) {
         let object = self.object(id);
         if object.versions.last().is_none_or(|last| **last != object.live) {
             object.versions.push(Arc::new(object.live.clone()));
+        }
+    }
+
+    /// Whether `content` is one of the versions that a cut may leave.
+    pub fn is_version(&self, id: u64, content: &[u8]) -> bool {
+        let object = &self.objects[&id];
+        object.versions[object.floor..].iter().any(|version| version.as_slice() == content)
+    }
+
+    /// Whether an fsync of the file, or of its directory, has returned.
+    pub fn was_promised(&self, id: u64) -> bool {
+        self.objects[&id].place_floor > 0
+    }
+
+    /// A new mount shows this: what was not committed is no more.
+    pub fn adopt(&mut self, view: &View) {
+        let spots: Vec<Spot> = self.names.keys().cloned().collect();
+        for spot in spots {
+            let found = view.get(&spot).map(|seen| seen.id);
+            if self.holder(&spot) != found {
+                self.hold(&spot, found);
+            }
+            if let Some(seen) = view.get(&spot)
+                && self.objects.contains_key(&seen.id)
+            {
+                self.put(seen.id, Place::At(spot.clone()));
+                let object = self.object(seen.id);
+                object.live.clone_from(&seen.content);
+                object.writers = 0;
+            }
+        }
+        let shown: Vec<u64> = view.values().map(|seen| seen.id).collect();
+        let gone: Vec<u64> =
+            self.objects.keys().copied().filter(|id| !shown.contains(id)).collect();
+        for id in gone {
+            self.put(id, Place::Nowhere);
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use akasha::backing::SimDisk;
 use akasha::format::EntryKind;
-use akasha::store::{NewAttr, Node, RenameFlags, Store, StoreError, StoreOptions};
+use akasha::store::{CommitPolicy, NewAttr, Node, RenameFlags, Store, StoreError, StoreOptions};
 
 use super::oracle::{Oracle, ROOT, Seen, Spot, View};
 use super::vault::{self, TestClock};
@@ -151,7 +151,7 @@ impl Run {
         Some(at)
     }
 
-    fn spot(&self, path: &str) -> Option<Spot> {
+    pub fn spot(&self, path: &str) -> Option<Spot> {
         let (dir, name) = path.rsplit_once('/').unwrap_or(("", path));
         Some((self.dir_id(dir)?, name.as_bytes().to_vec()))
     }
@@ -165,12 +165,64 @@ impl Run {
         Ok(at)
     }
 
-    fn parent(&self, path: &str) -> Fallible<Tree> {
+    pub fn parent(&self, path: &str) -> Fallible<Tree> {
         self.dir_node(path.rsplit_once('/').map_or("", |(dir, _)| dir))
     }
 
-    fn node(&self, path: &str) -> Fallible<Tree> {
+    pub fn node(&self, path: &str) -> Fallible<Tree> {
         self.dir_node(path)
+    }
+
+    pub fn handle_node(&self, handle: u8) -> Option<Tree> {
+        self.handles.get(&handle).cloned()
+    }
+
+    pub fn forget_handles(&mut self) {
+        let Some(store) = self.store.clone() else { return self.handles.clear() };
+        for node in std::mem::take(&mut self.handles).into_values() {
+            store.close_file(&node, true);
+        }
+    }
+
+    /// Closes all handles of a file, whatever flush may say.
+    pub fn drop_handles_of(&mut self, id: u64) {
+        let store = self.store();
+        let handles: Vec<u8> = self.handles.keys().copied().collect();
+        for handle in handles {
+            if self.handles[&handle].id().get() == id {
+                store.close_file(&self.handles[&handle], true);
+                self.handles.remove(&handle);
+                self.oracle.object(id).writers -= 1;
+            }
+        }
+    }
+
+    /// A directory of the mount, by its id.
+    pub fn node_by_id(&self, id: u64) -> Option<Tree> {
+        let mut names = Vec::new();
+        let mut at = id;
+        while at != ROOT {
+            let (dir, name) = self.oracle.place(at)?.clone();
+            names.push(name);
+            at = dir;
+        }
+        let store = self.store();
+        let mut node = store.root();
+        for name in names.iter().rev() {
+            node = store.lookup(&node, name).ok()?;
+        }
+        Some(node)
+    }
+
+    /// What a file shows.
+    pub fn content_of(&self, node: &Tree) -> Result<Vec<u8>, String> {
+        let store = self.store();
+        let fail = |error: StoreError| format!("{error:?}");
+        let size = store.attr(node).map_err(fail)?.size;
+        let mut out = vec![0; size as usize];
+        let len = store.read(node, 0, &mut out).map_err(fail)?;
+        out.truncate(len);
+        Ok(out)
     }
 
     fn kind(&self, id: u64) -> EntryKind {
@@ -180,6 +232,9 @@ impl Run {
     // ---- operations ------------------------------------------------------------------------
 
     /// Does one operation; one that makes no sense here is left out.
+    ///
+    /// # Panics
+    /// If nothing is mounted.
     pub fn apply(&mut self, op: &Op) -> Fallible<()> {
         let store = self.store();
         match op {
@@ -227,10 +282,20 @@ impl Run {
                 }
                 Ok(())
             }
-            Op::Flush(handle) => match self.handles.get(handle) {
-                Some(node) => store.flush(node),
-                None => Ok(()),
-            },
+            Op::Flush(handle) => {
+                let Some(node) = self.handles.get(handle).cloned() else { return Ok(()) };
+                let id = node.id().get();
+                let commits = self.options.commit == CommitPolicy::OnClose;
+                let is_dirty = self.oracle.is_dirty(id);
+                if commits {
+                    self.oracle.allow(id);
+                }
+                store.flush(&node)?;
+                if commits && is_dirty {
+                    self.fsynced(id);
+                }
+                Ok(())
+            }
             Op::Fsync(handle) => {
                 let Some(node) = self.handles.get(handle).cloned() else { return Ok(()) };
                 let id = node.id().get();
@@ -390,21 +455,24 @@ impl Run {
         let Some(node) = self.handles.remove(&handle) else { return Ok(()) };
         let now = self.clock.secs();
         let id = node.id().get();
-        let is_on_close = self.options.commit == akasha::store::CommitPolicy::OnClose;
+        let is_on_close = self.options.commit == CommitPolicy::OnClose;
+        let is_dirty = self.oracle.is_dirty(id);
         if is_on_close {
             self.oracle.allow(id);
         }
         let object = self.oracle.object(id);
         object.writers -= 1;
         if object.writers == 0 {
-            object.closed_at = Some(now);
+            if is_dirty || object.closed_at.is_some() {
+                object.closed_at = Some(now);
+            }
             self.oracle.allow(id);
         }
         let flushed = self.store().flush(&node);
         self.store().close_file(&node, true);
         flushed?;
-        // An unlinked file has no path to keep.
-        if is_on_close {
+        // Without a change nothing was committed, and its path may be newer than the last commit.
+        if is_on_close && is_dirty {
             self.fsynced(id);
         }
         Ok(())
