@@ -170,6 +170,11 @@ impl LayerKey {
         self.id
     }
 
+    /// Whether a header names this layer. Says nothing of what follows it.
+    pub fn is_of(&self, header: &[u8; HEADER_LEN]) -> bool {
+        header[24..56] == self.id.0
+    }
+
     /// The epoch of the key.
     pub fn epoch(&self) -> u32 {
         self.epoch
@@ -717,7 +722,7 @@ mod tests {
     #[test]
     fn a_header_has_no_free_byte_but_its_id() {
         let id = ObjectId([9; 32]);
-        let bytes = header(Cipher::Aes256Gcm, geometry(), 0, id);
+        let bytes = header(KIND_LAYER, Cipher::Aes256Gcm, geometry(), 0, id);
         let master = crate::crypto::MasterKey::random(&crate::entropy::SeededEntropy::new(1));
         let keys = KeyTree::derive(&master, &[1; 16], 0);
         let open =

@@ -211,7 +211,7 @@ impl<B: Backing> Store<B> {
         if lost.is_some() {
             error!("entry {:016x}: a sync failed, uncommitted changes are lost", node.id().get());
             self.invalid.lock().push(node.id());
-            self.queue.remove(node.id());
+            self.queue.remove_if_done(node);
         }
     }
 
@@ -379,6 +379,12 @@ impl<B: Backing> Store<B> {
             let fd = spot.dir.dir_fd(core)?;
             self.refresh_attr(node, finished)?;
             spot.dir.hold_times(core, locked.of(&spot.dir))?;
+            // As `takes_layers_along`: a second name of the old version needs its layers.
+            let shared = !finished.dropped.is_empty()
+                && core
+                    .backing
+                    .stat(&fd, crate::backing::At::Name(&backing))
+                    .is_ok_and(|stat| stat.nlink > 1);
             let top = node.file()?.state.read().top.clone();
             match top.filter(|_| finished.keeps_top) {
                 Some(top) => {
@@ -395,7 +401,7 @@ impl<B: Backing> Store<B> {
             let change = spot.dir.dir()?.names.count();
             node.place.lock().link_seq = change;
             let finished = guard.finished.take().expect("looked at above");
-            if !finished.dropped.is_empty() {
+            if !finished.dropped.is_empty() && !shared {
                 let doom = Doom::Layers(node.id(), finished.dropped.clone());
                 self.doom(&spot.dir, locked.of(&spot.dir), change, &spot.name, doom);
             }
@@ -622,6 +628,7 @@ impl<B: Backing> Store<B> {
             due
         };
         if settle {
+            self.restore_touched();
             self.settle_all();
         }
         self.cache.trim();

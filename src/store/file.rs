@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use zeroize::Zeroizing;
 
@@ -24,6 +25,8 @@ const SPILL_LEN: u64 = 1 << 20;
 /// How far beyond the last used slot a new file's block may lie and still take the slot of its own
 /// number. Farther ones would leave a large gap in the backing file.
 const IDENTITY_GAP: u64 = 4096;
+/// Between a version's rename and its being known.
+const PUBLISHING: Duration = Duration::from_millis(1);
 /// How often a reader follows a file whose version is replaced under it.
 const VERSIONS_FOLLOWED: usize = 64;
 
@@ -106,12 +109,7 @@ impl<B: Backing> Node<B> {
                 Ok(()) => return Ok(len),
                 Err(error) => {
                     // The version that was read may have been replaced meanwhile: that is no damage.
-                    let moved = match (&top, &body.state.read().top) {
-                        (Some(before), Some(now)) => !Arc::ptr_eq(before, now),
-                        (None, Some(_)) => true,
-                        (_, None) => false,
-                    };
-                    if !moved || attempt >= VERSIONS_FOLLOWED {
+                    if !is_moving(body, top.as_ref(), attempt) {
                         out.fill(0);
                         return Err(error);
                     }
@@ -213,8 +211,8 @@ impl<B: Backing> Node<B> {
         skip: usize,
         part: &[u8],
     ) -> Result<()> {
-        loop {
-            let parts = {
+        for attempt in 0.. {
+            let (parts, top) = {
                 let mut state = body.state.write();
                 let edit = state.open.as_mut().expect("the gate keeps the open edit");
                 if let Some(held) = edit.patch(block) {
@@ -227,11 +225,14 @@ impl<B: Backing> Node<B> {
                     edit.put(block, fresh);
                     return Ok(());
                 }
-                plan(&state, block, block + 1)
+                (plan(&state, block, block + 1), state.top.clone())
             };
             let mut content = Block::zeroed(core.block_len());
             let start = block * core.geometry.block_len();
-            show(core, self, &parts, &mut Window::new(start, content.bytes_mut()))?;
+            match show(core, self, &parts, &mut Window::new(start, content.bytes_mut())) {
+                Err(_) if is_moving(body, top.as_ref(), attempt) => continue,
+                shown => shown?,
+            }
             let mut state = body.state.write();
             let now = plan(&state, block, block + 1);
             // Another writer may have changed the block meanwhile: then once more, on that.
@@ -240,6 +241,7 @@ impl<B: Backing> Node<B> {
                 edit.put(block, content);
             }
         }
+        unreachable!("the loop returns")
     }
 
     /// Seals what waits in memory when there is too much of it.
@@ -302,26 +304,7 @@ impl<B: Backing> Node<B> {
         let _alone = body.gate.write();
         begin_edit(core, body)?;
         let block_len = core.geometry.block_len();
-        let (old, parts) = {
-            let state = body.state.read();
-            let old = state.open.as_ref().map_or(0, |edit| edit.size);
-            let last = size / block_len;
-            let parts = if size < old && !size.is_multiple_of(block_len) {
-                plan(&state, last, last + 1)
-            } else {
-                Vec::new()
-            };
-            (old, parts)
-        };
-        let boundary = if parts.is_empty() {
-            None
-        } else {
-            let last = size / block_len;
-            let mut content = Block::zeroed(core.block_len());
-            show(core, self, &parts, &mut Window::new(last * block_len, content.bytes_mut()))?;
-            content.bytes_mut()[as_index(size % block_len)..].fill(0);
-            Some((last, content))
-        };
+        let (old, boundary) = self.boundary(core, body, size)?;
         let mut state = body.state.write();
         let edit = state.open.as_mut().expect("the gate keeps the open edit");
         if size < old || size == 0 {
@@ -336,6 +319,36 @@ impl<B: Backing> Node<B> {
         state.set_mtime = None;
         state.changes += 1;
         Ok(())
+    }
+
+    /// The size, and the block through which a cut to `size` goes, as it is after the cut. The caller holds the gate.
+    fn boundary(
+        &self,
+        core: &Core<B>,
+        body: &FileBody<B>,
+        size: u64,
+    ) -> Result<(u64, Option<(u64, Block)>)> {
+        let block_len = core.geometry.block_len();
+        let last = size / block_len;
+        for attempt in 0.. {
+            let old = body.state.read().open.as_ref().map_or(0, |edit| edit.size);
+            let (parts, top) = {
+                let state = body.state.read();
+                if size >= old || size.is_multiple_of(block_len) {
+                    return Ok((old, None));
+                }
+                (plan(&state, last, last + 1), state.top.clone())
+            };
+            let mut content = Block::zeroed(core.block_len());
+            match show(core, self, &parts, &mut Window::new(last * block_len, content.bytes_mut()))
+            {
+                Err(_) if is_moving(body, top.as_ref(), attempt) => continue,
+                shown => shown?,
+            }
+            content.bytes_mut()[as_index(size % block_len)..].fill(0);
+            return Ok((old, Some((last, content))));
+        }
+        unreachable!("the loop returns")
     }
 
     /// Makes sure that what was written can be committed: a small file is sealed whole, for a large one
@@ -590,6 +603,29 @@ fn plan_committed<B: Backing>(
     if block < end {
         parts.push(Part { block, count: end - block, origin: Origin::Zeros });
     }
+}
+
+/// Whether a failed read may be no damage: the version that was planned on was replaced meanwhile, or is just being
+/// published, so that its file or temporary layer is no longer where it was.
+fn is_moving<B: Backing>(
+    body: &FileBody<B>,
+    before: Option<&Arc<Snapshot<B>>>,
+    attempt: usize,
+) -> bool {
+    let publishing = {
+        let state = body.state.read();
+        match (before, &state.top) {
+            (Some(before), Some(now)) if !Arc::ptr_eq(before, now) => {
+                return attempt < 4 * VERSIONS_FOLLOWED;
+            }
+            (None, Some(_)) => return attempt < 4 * VERSIONS_FOLLOWED,
+            _ => state.frozen.is_some() && attempt < VERSIONS_FOLLOWED,
+        }
+    };
+    if publishing {
+        std::thread::sleep(PUBLISHING);
+    }
+    publishing
 }
 
 /// Whether two plans of one block mean the same bytes.

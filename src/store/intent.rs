@@ -43,7 +43,9 @@ impl Intent {
 
     /// Removes it; a mount that still finds it has nothing left to do.
     pub fn clear<B: Backing>(core: &Core<B>) -> Result<()> {
-        core.backing.unlink(&core.control, NAME).attempt("remove an intent")
+        core.backing.unlink(&core.control, NAME).attempt("remove an intent")?;
+        // It must not come back when the names have changed again.
+        core.backing.sync_dir(&core.control).attempt("sync an intent's removal")
     }
 
     fn encode(&self) -> String {
@@ -89,7 +91,8 @@ impl Intent {
             // It is written whole before it gets its name: this is damage, and says nothing.
             None => log::warn!("the intent of an exchange is damaged; it is removed"),
         }
-        backing.unlink(&dirs.control, NAME).attempt("remove an intent")
+        backing.unlink(&dirs.control, NAME).attempt("remove an intent")?;
+        backing.sync_dir(&dirs.control).attempt("sync an intent's removal")
     }
 
     fn finish<B: Backing>(&self, backing: &B, dirs: &ControlDirs<B>) -> Result<()> {

@@ -180,6 +180,12 @@ impl<B: Backing> Layer<B> {
             return Err(StoreError::broken(describe(node, self.spot()), "its length changed"));
         }
         let content = Self::content_of(file, len)?;
+        let mut header = [0; HEADER_LEN];
+        content.copy_out(0, &mut header)?;
+        // Perhaps its successor, just published: that must not be kept for this one.
+        if !self.key.is_of(&header) {
+            return Err(StoreError::broken(describe(node, self.spot()), "another layer's header"));
+        }
         *self.content.write() = Some(content.clone());
         core.open_layers.admit(self);
         Ok(content)

@@ -365,8 +365,43 @@ impl<B: Backing> Store<B> {
             })
         };
         let (atime, mtime) = (time(set.atime), time(set.mtime));
-        if let Body::File(body) = &node.body {
-            let mut state = body.state.write();
+        if node.file().is_ok() {
+            // A commit copies the attributes and renames under this lock: a change in between would be lost.
+            while !self.try_set_file_attr(node, set, atime, mtime)? {}
+        } else {
+            self.set_home_attr(node, set, atime, mtime)?;
+        }
+        self.attr(node)
+    }
+
+    /// Changes a file's attributes holding the directory where it is; false if it moved meanwhile.
+    fn try_set_file_attr(
+        &self,
+        node: &Arc<Node<B>>,
+        set: &SetAttr,
+        atime: Option<Timestamp>,
+        mtime: Option<Timestamp>,
+    ) -> Result<bool> {
+        let dir_of = || {
+            let place = node.place.lock();
+            match (&place.home, &place.link) {
+                (Home::Tree(spot), _) => Some(Arc::clone(&spot.dir)),
+                (Home::Pending, Some(link)) => Some(Arc::clone(&link.dir)),
+                _ => None,
+            }
+        };
+        let dir = dir_of();
+        let _names = match &dir {
+            Some(dir) => Some(dir.dir()?.state.lock()),
+            None => None,
+        };
+        if dir_of().map(|dir| dir.id()) != dir.as_ref().map(|dir| dir.id()) {
+            return Ok(false);
+        }
+        let pending = matches!(node.place.lock().home, Home::Pending);
+        {
+            let now = self.core.now();
+            let mut state = node.file()?.state.write();
             if state.is_dirty()
                 && let Some(mtime) = mtime
             {
@@ -382,15 +417,13 @@ impl<B: Backing> Store<B> {
                 attr.atime = atime.unwrap_or(attr.atime);
                 attr.mtime = mtime.unwrap_or(attr.mtime);
                 attr.ctime = now;
-                drop(state);
-                // If it was published just now, the entry needs the change as well.
-                if !matches!(node.place.lock().home, Home::Pending) {
-                    return self.set_home_attr(node, set, atime, mtime);
+                if pending {
+                    return Ok(true);
                 }
-                return self.attr(node);
             }
         }
-        self.set_home_attr(node, set, atime, mtime)
+        self.set_home_attr(node, set, atime, mtime)?;
+        Ok(true)
     }
 
     fn set_home_attr(
@@ -399,7 +432,7 @@ impl<B: Backing> Store<B> {
         set: &SetAttr,
         atime: Option<Timestamp>,
         mtime: Option<Timestamp>,
-    ) -> Result<Attr> {
+    ) -> Result<()> {
         if let Body::Dir(body) = &node.body {
             // Who loses the right to write here would keep what is pending from being published.
             if set.mode.is_some_and(|mode| mode & 0o300 != 0o300)
@@ -416,7 +449,7 @@ impl<B: Backing> Store<B> {
         if change != AttrChange::default() {
             node.change_home(&self.core, &change)?;
         }
-        self.attr(node)
+        Ok(())
     }
 
     /// Counts a handle. The first one opens and verifies the committed version.
@@ -464,7 +497,7 @@ impl<B: Backing> Store<B> {
         let unlinked = node.place.lock().link.is_none();
         if unlinked && last {
             self.drop_unlinked(node, &home);
-        } else if last_writer && node.waits() {
+        } else if (last_writer || last) && node.waits() {
             self.queue.make_eligible(node, self.core.clock.elapsed());
         }
     }
@@ -473,13 +506,19 @@ impl<B: Backing> Store<B> {
     fn drop_unlinked(&self, node: &Arc<Node<B>>, home: &Home<B>) {
         match home {
             Home::Ghost(ghost) => {
+                // A cut on btrfs may have left the file a second name: its layers stay with that.
+                let at = crate::backing::At::Name(&ghost.name);
+                let shared =
+                    self.core.backing.stat(&self.core.tmp, at).is_ok_and(|stat| stat.nlink > 1);
                 if let Err(error) = self.core.backing.unlink(&self.core.tmp, &ghost.name)
                     && error.kind() != std::io::ErrorKind::NotFound
                 {
                     log::warn!("an unlinked file stays behind until the next mount: {error}");
                 }
                 node.place.lock().home = Home::Gone;
-                self.doom_ghost_layers(node, ghost);
+                if !shared {
+                    self.doom_ghost_layers(node, ghost);
+                }
                 self.discard(node);
             }
             // Its entry is dead and settles with its directory.
@@ -632,6 +671,7 @@ impl<B: Backing> Store<B> {
                 }
                 clean = self.commit_batches(&dirty);
             }
+            self.restore_touched();
             let everything = self.queue.len() == 0;
             clean &= everything;
             clean &= self.settle_all();

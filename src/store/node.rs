@@ -13,6 +13,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 
@@ -284,10 +285,14 @@ impl<B: Backing> Node<B> {
         what: &'static str,
     ) -> Result<T> {
         let mut last = StoreError::NotFound;
-        for _ in 0..MOVES_FOLLOWED {
+        for attempt in 0..MOVES_FOLLOWED {
             enum Where<B: Backing> {
                 Tmp(Vec<u8>),
                 Dir(Arc<Node<B>>, Vec<u8>),
+            }
+            // Whoever moves it has renamed it and is about to say so.
+            if attempt > MOVES_FOLLOWED / 4 {
+                std::thread::sleep(Duration::from_micros(100));
             }
             let place = {
                 let place = self.place.lock();
@@ -356,6 +361,42 @@ impl<B: Backing> Node<B> {
         if let Home::Root = self.place.lock().home {
             return Ok(Arc::clone(&core.root));
         }
+        // From the nearest open one down, so that each finds its parent open: a call for each level
+        // would overflow the stack.
+        let mut closed = Vec::new();
+        let mut at = self.parent_at_home();
+        while let Some(dir) = at.take_if(|dir| !dir.holds_fd()) {
+            at = dir.parent_at_home();
+            closed.push(dir);
+        }
+        for dir in closed.iter().rev() {
+            dir.open_fd(core)?;
+        }
+        self.open_fd(core)
+    }
+
+    /// The directory that its backing entry is in.
+    fn parent_at_home(&self) -> Option<Arc<Node<B>>> {
+        match &self.place.lock().home {
+            Home::Tree(spot) => Some(Arc::clone(&spot.dir)),
+            Home::Damaged { dir, .. } => Some(Arc::clone(dir)),
+            Home::Pending | Home::Root | Home::Ghost(_) | Home::Gone => None,
+        }
+    }
+
+    /// Whether its descriptor is open; the root's always is.
+    fn holds_fd(&self) -> bool {
+        match &self.body {
+            Body::Dir(dir) => {
+                dir.fd_used.store(true, Ordering::Relaxed);
+                dir.fd.lock().is_some() || matches!(self.place.lock().home, Home::Root)
+            }
+            Body::File(_) | Body::Damaged => true,
+        }
+    }
+
+    fn open_fd(self: &Arc<Self>, core: &Core<B>) -> Result<Arc<B::Dir>> {
+        let body = self.dir()?;
         let fd = Arc::new(self.at_home(
             core,
             |dir, name| core.backing.open_dir(dir, name),

@@ -5,13 +5,14 @@
 //! read stays where it is.
 
 use std::collections::HashSet;
+use std::rc::Rc;
 
 use log::{info, warn};
 
 use crate::backing::{Backing, FileKind, PublishedFile};
 use crate::format::{
-    EntryId, HEADER_LEN, LayerKey, NameClass, Parent, TAIL_LEN, classify_name, is_temp_name,
-    layer_file_name, open_entry, parse_layer_file_name,
+    EntryId, HEADER_LEN, LayerKey, NameClass, ObjectId, Parent, TAIL_LEN, classify_name,
+    is_temp_name, layer_file_name, open_entry, parse_layer_file_name,
 };
 
 use super::core::{ControlDirs, VaultKeys};
@@ -70,34 +71,20 @@ pub(crate) fn hunt<B: Backing>(
         return Ok(0);
     }
     let owners: HashSet<EntryId> = layers.iter().map(|(owner, _)| *owner).collect();
-    let mut kept = HashSet::new();
-    let mut open = vec![(backing.root().attempt("open the vault")?, EntryId::ROOT)];
-    while let Some((dir, id)) = open.pop() {
-        for raw in backing.list(&dir).attempt("read a directory")? {
-            let sealed = match classify_name(&raw.name) {
-                NameClass::Control | NameClass::Rescue | NameClass::Sidecar => continue,
-                NameClass::Entry => raw.name.clone(),
-                NameClass::Long => match super::dir::read_sidecar(backing, &dir, &raw.name) {
-                    Some(sealed) => sealed,
-                    None => return Ok(inconclusive()),
-                },
-                NameClass::Foreign => return Ok(inconclusive()),
-            };
-            let Ok(entry) = open_entry(&vault.keys, id, &sealed) else {
-                return Ok(inconclusive());
-            };
-            if raw.kind == FileKind::Dir {
-                let deeper = backing.open_dir(&dir, &raw.name).attempt("open a directory")?;
-                open.push((deeper, entry.id));
-            } else if owners.contains(&entry.id) {
-                let file = backing.open(&dir, &raw.name).attempt("open a file")?;
-                let Some(parents) = parents_of(&file, vault) else { return Ok(inconclusive()) };
-                kept.extend(parents.iter().map(|parent| (parent.owner, parent.layer)));
-            }
-        }
+    let Some(kept) = referred(backing, vault, &owners) else {
+        warn!("something in the vault cannot be read: layers that may be orphaned are kept");
+        return Ok(0);
+    };
+    layers.retain(|layer| !kept.contains(layer));
+    if layers.is_empty() {
+        return Ok(0);
     }
+    // What was seen may be what an earlier daemon changed last, and not be durable: a cut would bring back tops that
+    // refer to what is removed now.
+    let root = backing.root().attempt("open the vault")?;
+    backing.sync_all(&root).attempt("sync the vault")?;
     let mut removed = 0;
-    for layer in layers.iter().filter(|layer| !kept.contains(layer)) {
+    for layer in &layers {
         let name = layer_file_name(layer.0, layer.1);
         // Only what is certainly a layer of ours.
         if identity_of(backing, dirs, vault, &name) == Some(layer.1) {
@@ -111,9 +98,55 @@ pub(crate) fn hunt<B: Backing>(
     Ok(removed)
 }
 
-fn inconclusive() -> usize {
-    warn!("something in the vault cannot be read: layers that may be orphaned are kept");
-    0
+/// A directory that is still to be read. Kept as its path: open ones would cost a descriptor each.
+struct Ahead {
+    parent: Option<Rc<Ahead>>,
+    name: Vec<u8>,
+    id: EntryId,
+}
+
+impl Ahead {
+    fn open<B: Backing>(&self, backing: &B) -> Option<B::Dir> {
+        let mut names = Vec::new();
+        let mut at = Some(self);
+        while let Some(ahead) = at.filter(|ahead| ahead.parent.is_some()) {
+            names.push(&ahead.name);
+            at = ahead.parent.as_deref();
+        }
+        let root = backing.root().ok()?;
+        names.iter().rev().try_fold(root, |dir, name| backing.open_dir(&dir, name).ok())
+    }
+}
+
+/// The older layers that the files of `owners` refer to; `None` if anything could not be read.
+fn referred<B: Backing>(
+    backing: &B,
+    vault: &VaultKeys,
+    owners: &HashSet<EntryId>,
+) -> Option<HashSet<(EntryId, ObjectId)>> {
+    let mut kept = HashSet::new();
+    let mut ahead = vec![Rc::new(Ahead { parent: None, name: Vec::new(), id: EntryId::ROOT })];
+    while let Some(here) = ahead.pop() {
+        let dir = here.open(backing)?;
+        for raw in backing.list(&dir).ok()? {
+            let sealed = match classify_name(&raw.name) {
+                NameClass::Control | NameClass::Rescue | NameClass::Sidecar => continue,
+                NameClass::Entry => raw.name.clone(),
+                NameClass::Long => super::dir::read_sidecar(backing, &dir, &raw.name)?,
+                NameClass::Foreign => return None,
+            };
+            let entry = open_entry(&vault.keys, here.id, &sealed).ok()?;
+            if raw.kind == FileKind::Dir {
+                let parent = Some(Rc::clone(&here));
+                ahead.push(Rc::new(Ahead { parent, name: raw.name, id: entry.id }));
+            } else if owners.contains(&entry.id) {
+                let file = backing.open(&dir, &raw.name).ok()?;
+                let parents = parents_of(&file, vault)?;
+                kept.extend(parents.iter().map(|parent| (parent.owner, parent.layer)));
+            }
+        }
+    }
+    Some(kept)
 }
 
 /// The layers below a top; none for a simple one, `None` if it does not authenticate.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::backing::{Backing, RenameMode};
 use crate::format::{EntryId, EntryKind};
 
-use super::dir::{DirState, Doom, Under, VacatedBy};
+use super::dir::{DirState, Doom, Under, VacatedBy, left_behind};
 use super::dirmap::MapEntry;
 use super::error::{Attempt, Result, StoreError};
 use super::node::{Home, Link, Node, TreeSpot, backing_name};
@@ -173,6 +173,18 @@ impl<B: Backing> Store<B> {
         to_name: &[u8],
         target: Option<MapEntry>,
     ) -> Result<Tried<B, ()>> {
+        // A directory that is replaced is a third one to lock, in no order with the two: not waited for.
+        let replaced = target
+            .filter(|target| target.published && target.kind == EntryKind::Dir)
+            .and_then(|target| self.nodes.get(target.id));
+        let mut replaced_state = None;
+        if let Some(node) = &replaced {
+            let state = node.dir()?.state.try_lock();
+            match state.filter(|state| state.map.as_ref().is_some_and(|map| map.len() == 0)) {
+                Some(state) => replaced_state = Some(state),
+                None => return Ok(Tried::Blocked(Blocked::Again)),
+            }
+        }
         // The target's own backing entry is what the claim replaces.
         if let Some(target) = target.filter(|target| target.published) {
             let to = locked.of(to_dir);
@@ -187,6 +199,10 @@ impl<B: Backing> Store<B> {
         match moved? {
             Tried::Blocked(blocked) => return Ok(Tried::Blocked(blocked)),
             Tried::Done(()) => {}
+        }
+        if let Some(state) = &mut replaced_state {
+            // Nobody may put anything into it any more.
+            state.removed = true;
         }
         if let Some(target) = target {
             self.target_replaced(locked, to_dir, to_name, target)?;
@@ -211,10 +227,6 @@ impl<B: Backing> Store<B> {
         if target.published {
             if let Some(node) = self.nodes.get(target.id) {
                 node.place.lock().link = None;
-                if target.kind == EntryKind::Dir {
-                    // Its emptiness was checked; nobody may put anything into it any more.
-                    node.dir()?.state.lock().removed = true;
-                }
             }
         } else if let Some(node) = locked.of(to_dir).pending.get(&target.id).cloned() {
             self.drop_pending(to_dir, locked.of(to_dir), &node)?;
@@ -332,6 +344,7 @@ impl<B: Backing> Store<B> {
         to.pending.insert(node.id(), Arc::clone(node));
         to.times = Some((now, now));
         locked.of(dir).times = Some((now, now));
+        self.touched.lock().push(Arc::clone(dir));
         node.place.lock().link = Some(Link { dir: Arc::clone(to_dir), name: to_name.into() });
         self.queue.add(node);
         Ok(())
@@ -359,8 +372,11 @@ impl<B: Backing> Store<B> {
                 self.commit(std::slice::from_ref(node))?;
                 self.sync_path(node)?;
             }
-            self.settle(dir)?;
-            self.settle(to_dir)?;
+            for dir in [dir, to_dir] {
+                self.settle(dir)?;
+                // What settling removed must not come back under a name that its successor left.
+                dir.sync_names(&self.core, dir.dir()?.names.latest())?;
+            }
             let mut locked = Locked::lock(self, dir, to_dir)?;
             let here = locked.of(dir).map().get(name);
             let there = locked.of(to_dir).map().get(to_name);
@@ -417,11 +433,19 @@ impl<B: Backing> Store<B> {
         let rename = |fd: &B::Dir, old: &[u8], fd2: &B::Dir, new: &[u8]| {
             core.backing.rename(fd, old, fd2, new, RenameMode::NoReplace).attempt("exchange names")
         };
-        rename(&from_fd, &names[0].name, &to_fd, &names[1].name)?;
-        rename(&to_fd, &names[2].name, &from_fd, &names[3].name)?;
-        core.backing.sync_dir(&from_fd).attempt("sync a directory")?;
-        core.backing.sync_dir(&to_fd).attempt("sync a directory")?;
-        super::intent::Intent::clear(core)?;
+        let first = rename(&from_fd, &names[0].name, &to_fd, &names[1].name);
+        let both = first.and_then(|()| {
+            rename(&to_fd, &names[2].name, &from_fd, &names[3].name).inspect_err(|_| {
+                if let Err(error) = rename(&to_fd, &names[1].name, &from_fd, &names[0].name) {
+                    left_behind("half an exchange", &error);
+                }
+            })
+        });
+        if let Err(error) = both {
+            // Or the next mount would finish what was refused here.
+            super::intent::Intent::clear(core)?;
+            return Err(error);
+        }
         for (node, spot) in [(a, &a_new), (b, &b_new)] {
             let change = spot.dir.dir()?.names.count();
             let mut place = node.place.lock();
@@ -443,7 +467,11 @@ impl<B: Backing> Store<B> {
             locked.of(&new.dir).map_mut().insert(&new.name, entry);
             self.changed_names(locked.of(&new.dir));
         }
-        Ok(())
+        for (dir, fd) in [(&from.dir, &from_fd), (&to.dir, &to_fd)] {
+            let synced = core.backing.sync_dir(fd).attempt("sync a directory");
+            synced.inspect_err(|_| dir.names_failed())?;
+        }
+        super::intent::Intent::clear(core)
     }
 
     /// The backing names that lead from the vault to `dir`.

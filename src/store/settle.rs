@@ -1,14 +1,15 @@
 //! Removal, deferred: what died by a change of names goes once that change is durable.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
-use crate::backing::{At, Backing, RenameMode};
-use crate::format::{BackingName, EntryId, EntryKind, LengthClass, temp_file_name};
+use crate::backing::{Backing, RenameMode};
+use crate::format::{BackingName, EntryId, EntryKind, temp_file_name};
 
 use super::Store;
 use super::dir::{DirState, Doom, Doomed, left_behind};
 use super::error::{Attempt, Result};
-use super::node::{Ghost, Home, Node};
+use super::node::{Ghost, Home, Node, TreeSpot};
 use super::tree::{TRIES, has_handles};
 
 impl<B: Backing> Store<B> {
@@ -33,7 +34,7 @@ impl<B: Backing> Store<B> {
                 break;
             }
             let upto = body.names.upto();
-            let mut seen: Vec<Box<[u8]>> = Vec::new();
+            let mut seen: HashSet<Box<[u8]>> = HashSet::new();
             let mut due = Vec::new();
             for doomed in std::mem::take(&mut state.doomed) {
                 let is_entry = matches!(doomed.what, Doom::Entry { .. });
@@ -44,7 +45,7 @@ impl<B: Backing> Store<B> {
                     continue;
                 }
                 if is_entry {
-                    seen.push(doomed.name.clone());
+                    seen.insert(doomed.name.clone());
                 }
                 due.push(doomed);
             }
@@ -102,7 +103,8 @@ impl<B: Backing> Store<B> {
         if kind == EntryKind::Dir {
             core.backing.rmdir(&fd, &backing.name).attempt("remove a replaced directory")?;
         } else {
-            let live = self.nodes.get(id);
+            let spot = TreeSpot { dir: Arc::clone(dir), name: name.into(), replaces: None };
+            let live = self.living_at(id, &spot);
             if let Some(node) = live.as_ref().filter(|node| has_handles(node)) {
                 let ghost = temp_file_name(&*core.entropy);
                 core.backing
@@ -112,10 +114,7 @@ impl<B: Backing> Store<B> {
                 node.place.lock().home =
                     Home::Ghost(Ghost { name: ghost, from: Some((Arc::clone(dir), left)) });
             } else {
-                let layered = core
-                    .backing
-                    .stat(&fd, At::Name(&backing.name))
-                    .is_ok_and(|stat| core.geometry.classify(stat.len) == LengthClass::Mapped);
+                let layered = self.takes_layers_along(&fd, &backing.name, id, kind, live.as_ref());
                 core.backing.unlink(&fd, &backing.name).attempt("remove a replaced file")?;
                 if let Some(node) = live {
                     node.place.lock().home = Home::Gone;

@@ -285,8 +285,8 @@ impl<B: Backing> Store<B> {
             return self.remove_damaged(dir, &mut state, name, entry.id).map(Tried::Done);
         }
         if entry.published {
-            let live = self.nodes.get(entry.id);
             let spot = state.spot(dir, name, entry.id);
+            let live = self.living_at(entry.id, &spot);
             self.remove_entry(&mut state, live.as_ref(), &spot, entry.id, entry.kind)?;
         } else {
             let node = state.pending.get(&entry.id).cloned().ok_or(StoreError::NotFound)?;
@@ -296,7 +296,7 @@ impl<B: Backing> Store<B> {
         if let Some(&Under::Replaced { id, kind, replaces }) = state.under.get(name) {
             state.under.remove(name);
             let spot = TreeSpot { dir: Arc::clone(dir), name: name.into(), replaces };
-            let live = self.nodes.get(id);
+            let live = self.living_at(id, &spot);
             self.remove_entry(&mut state, live.as_ref(), &spot, id, kind)?;
         }
         state.map_mut().remove(name);
@@ -324,6 +324,8 @@ impl<B: Backing> Store<B> {
     ) -> Result<()> {
         state.pending.remove(&node.id());
         state.times = Some((self.core.now(), self.core.now()));
+        // Nothing is published here that would have the times given to the backing directory.
+        self.touched.lock().push(Arc::clone(dir));
         let home = {
             let mut place = node.place.lock();
             place.link = None;
@@ -339,7 +341,11 @@ impl<B: Backing> Store<B> {
                 node.place.lock().away = false;
                 self.remove_entry(state, Some(node), &spot, node.id(), node.kind())?;
             } else {
-                // The other directory is not locked here: the commit of the unlinked node removes it.
+                // The other directory is not locked here: the commit of the unlinked node removes it. Nothing that
+                // nobody can see any more may keep it from that.
+                if !has_handles(node) {
+                    self.discard(node);
+                }
                 self.queue.make_eligible(node, self.core.clock.elapsed());
             }
         } else if !has_handles(node) {
@@ -352,6 +358,8 @@ impl<B: Backing> Store<B> {
     pub(super) fn discard(&self, node: &Arc<Node<B>>) {
         if let Ok(body) = node.file() {
             let (open, frozen) = {
+                // Whoever changes the open edit just now finds it until he is done.
+                let _alone = body.gate.write();
                 let mut state = body.state.write();
                 (state.open.take(), state.frozen.take())
             };
@@ -390,11 +398,7 @@ impl<B: Backing> Store<B> {
                 place.link = None;
             }
         } else {
-            let layered = kind == EntryKind::File
-                && core
-                    .backing
-                    .stat(&fd, crate::backing::At::Name(&backing.name))
-                    .is_ok_and(|stat| core.geometry.classify(stat.len) == LengthClass::Mapped);
+            let layered = self.takes_layers_along(&fd, &backing.name, id, kind, live);
             core.backing.unlink(&fd, &backing.name).attempt("remove a file")?;
             if let Some(node) = live {
                 let mut place = node.place.lock();
@@ -416,6 +420,34 @@ impl<B: Backing> Store<B> {
             self.discard(node);
         }
         Ok(())
+    }
+
+    /// The live node of `id`, if `spot` is where its entry is: a cut on btrfs, or somebody who merges backups, may leave an
+    /// entry in two places, and what happens to the other one is none of its business.
+    pub(super) fn living_at(&self, id: EntryId, spot: &TreeSpot<B>) -> Option<Arc<Node<B>>> {
+        self.nodes.get(id).filter(|node| {
+            matches!(&node.place.lock().home, Home::Tree(at)
+                if Arc::ptr_eq(&at.dir, &spot.dir) && at.name == spot.name)
+        })
+    }
+
+    /// Whether the older layers of the file that is about to be removed are no longer needed then: not if there are none,
+    /// and not if the same file stands elsewhere as well.
+    pub(super) fn takes_layers_along(
+        &self,
+        fd: &B::Dir,
+        backing: &[u8],
+        id: EntryId,
+        kind: EntryKind,
+        live: Option<&Arc<Node<B>>>,
+    ) -> bool {
+        let elsewhere = live.is_none()
+            && self.nodes.get(id).is_some_and(|n| matches!(n.place.lock().home, Home::Tree(_)));
+        kind == EntryKind::File
+            && !elsewhere
+            && self.core.backing.stat(fd, crate::backing::At::Name(backing)).is_ok_and(|stat| {
+                stat.nlink < 2 && self.core.geometry.classify(stat.len) == LengthClass::Mapped
+            })
     }
 
     /// Notes that `spot` no longer holds an entry.
@@ -581,7 +613,9 @@ impl<B: Backing> Store<B> {
                 }
                 Tried::Blocked(Blocked::Settle(dir)) => self.settle(&dir)?,
                 Tried::Blocked(Blocked::Path(dir)) => self.sync_path(&dir)?,
-                Tried::Blocked(Blocked::Again) => {}
+                Tried::Blocked(Blocked::Again) => {
+                    std::thread::sleep(std::time::Duration::from_micros(200));
+                }
             }
         }
         Err(StoreError::Io {
