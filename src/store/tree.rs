@@ -239,9 +239,18 @@ impl<B: Backing> Store<B> {
                 mode: Some(new.mode),
                 ..AttrChange::default()
             };
-            node.change_home(&self.core, &owner)?;
-            self.nodes.insert(&node);
-            self.entry_made(&mut state, name, id, kind, &claim, link_seq);
+            let changed = node.change_home(&self.core, &owner);
+            // Whoever is refused must not find it, nor a second one when trying again.
+            if changed.is_err() && self.core.backing.rmdir(&fd, &backing.name).is_ok() {
+                let spot =
+                    TreeSpot { dir: Arc::clone(dir), name: name.into(), replaces: claim.replaces };
+                let change = dir.dir()?.names.count();
+                self.vacate(&mut state, &spot, backing, change, VacatedBy::Removed(id));
+            } else {
+                self.nodes.insert(&node);
+                self.entry_made(&mut state, name, id, kind, &claim, link_seq);
+            }
+            changed?;
             Ok(Tried::Done(node))
         })
     }
