@@ -246,6 +246,7 @@ impl<B: Backing> Store<B> {
                 Tried::Blocked(Blocked::Commit(other)) => return Ok(Some(other)),
                 Tried::Blocked(Blocked::Sync(dir, change)) => dir.sync_names(&self.core, change)?,
                 Tried::Blocked(Blocked::Settle(dir)) => self.settle(&dir)?,
+                Tried::Blocked(Blocked::Path(dir)) => self.sync_path(&dir)?,
                 Tried::Blocked(Blocked::Again) => {}
             }
         }

@@ -37,6 +37,9 @@ impl<B: Backing> Store<B> {
         if !self.is_settled(dir) || !self.is_settled(to_dir) {
             return true;
         }
+        if !Arc::ptr_eq(dir, to_dir) && !has_durable_path(to_dir) {
+            return true;
+        }
         let entry = |dir: &Arc<Node<B>>, name: &[u8]| {
             let state = dir.dir().ok()?.state.lock();
             state.map.as_ref().and_then(|map| map.get(name))
@@ -242,6 +245,10 @@ impl<B: Backing> Store<B> {
     ) -> Result<Tried<B, ()>> {
         let core = &self.core;
         let Home::Tree(from) = clone_home(node) else { return Err(StoreError::NotFound) };
+        // Or a cut could keep the move and lose the directory that it went into.
+        if !Arc::ptr_eq(&from.dir, to_dir) && !has_durable_path(to_dir) {
+            return Ok(Tried::Blocked(Blocked::Path(Arc::clone(to_dir))));
+        }
         let claim = match claim(to_dir, locked.of(to_dir), to_name) {
             Ok(claim) => claim,
             Err(blocked) => return Ok(Tried::Blocked(blocked)),
@@ -477,6 +484,24 @@ impl<B: Backing> Store<B> {
         }
         path.reverse();
         path
+    }
+}
+
+/// Whether every name that leads to `dir` is known to be durable.
+fn has_durable_path<B: Backing>(dir: &Arc<Node<B>>) -> bool {
+    let mut at = Arc::clone(dir);
+    loop {
+        let (parent, change) = {
+            let place = at.place.lock();
+            match &place.home {
+                Home::Tree(spot) => (Arc::clone(&spot.dir), place.link_seq),
+                _ => return true,
+            }
+        };
+        if parent.dir().is_ok_and(|body| body.names.upto() < change) {
+            return false;
+        }
+        at = parent;
     }
 }
 

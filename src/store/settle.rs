@@ -57,8 +57,18 @@ impl<B: Backing> Store<B> {
                 return Err(error);
             }
             self.touched.lock().push(Arc::clone(dir));
+            let mut failed = None;
             for doomed in due {
-                self.remove_doomed(dir, &mut state, doomed);
+                if let Err(error) = self.remove_doomed(dir, &mut state, &doomed) {
+                    // Its successor must not leave the name before it is gone.
+                    state.doomed.push(doomed);
+                    failed = Some(error);
+                }
+            }
+            drop(state);
+            if let Some(error) = failed {
+                self.restore_touched();
+                return Err(error);
             }
         }
         self.restore_touched();
@@ -71,22 +81,35 @@ impl<B: Backing> Store<B> {
         Ok(())
     }
 
-    fn remove_doomed(&self, dir: &Arc<Node<B>>, state: &mut DirState<B>, doomed: Doomed) {
+    /// Removes one dead object.
+    ///
+    /// # Errors
+    /// If it is an entry and stays: it still owns its name. What else stays is garbage that nobody sees.
+    fn remove_doomed(
+        &self,
+        dir: &Arc<Node<B>>,
+        state: &mut DirState<B>,
+        doomed: &Doomed,
+    ) -> Result<()> {
         let core = &self.core;
-        let done = match doomed.what {
+        let done = match &doomed.what {
             Doom::Entry { id, kind, backing } => {
-                self.remove_dead(dir, state, &doomed.name, id, kind, &backing)
+                match self.remove_dead(dir, state, &doomed.name, *id, *kind, backing) {
+                    Err(error) if !error.is_missing() => return Err(error),
+                    done => done,
+                }
             }
             Doom::Sidecar(name) => dir
                 .dir_fd(core)
-                .and_then(|fd| core.backing.unlink(&fd, &name).attempt("remove a sidecar")),
-            Doom::AllLayers(entry) => self.remove_layers(entry, None),
-            Doom::Layers(entry, ids) => self.remove_layers(entry, Some(&ids)),
+                .and_then(|fd| core.backing.unlink(&fd, name).attempt("remove a sidecar")),
+            Doom::AllLayers(entry) => self.remove_layers(*entry, None),
+            Doom::Layers(entry, ids) => self.remove_layers(*entry, Some(ids)),
         };
         match done {
             Err(error) if !error.is_missing() => left_behind("a replaced object", &error),
             _ => {}
         }
+        Ok(())
     }
 
     fn remove_dead(

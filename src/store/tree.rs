@@ -27,6 +27,8 @@ pub(super) enum Blocked<B: Backing> {
     Commit(Arc<Node<B>>),
     /// A directory still holds dead entries.
     Settle(Arc<Node<B>>),
+    /// The path of a directory that something durable is to move into is not durable itself.
+    Path(Arc<Node<B>>),
     /// Something moved meanwhile.
     Again,
 }
@@ -237,9 +239,18 @@ impl<B: Backing> Store<B> {
                 mode: Some(new.mode),
                 ..AttrChange::default()
             };
-            node.change_home(&self.core, &owner)?;
-            self.nodes.insert(&node);
-            self.entry_made(&mut state, name, id, kind, &claim, link_seq);
+            let changed = node.change_home(&self.core, &owner);
+            // Whoever is refused must not find it, nor a second one when trying again.
+            if changed.is_err() && self.core.backing.rmdir(&fd, &backing.name).is_ok() {
+                let spot =
+                    TreeSpot { dir: Arc::clone(dir), name: name.into(), replaces: claim.replaces };
+                let change = dir.dir()?.names.count();
+                self.vacate(&mut state, &spot, backing, change, VacatedBy::Removed(id));
+            } else {
+                self.nodes.insert(&node);
+                self.entry_made(&mut state, name, id, kind, &claim, link_seq);
+            }
+            changed?;
             Ok(Tried::Done(node))
         })
     }
@@ -610,6 +621,7 @@ impl<B: Backing> Store<B> {
                     self.commit(std::slice::from_ref(&node))?;
                 }
                 Tried::Blocked(Blocked::Settle(dir)) => self.settle(&dir)?,
+                Tried::Blocked(Blocked::Path(dir)) => self.sync_path(&dir)?,
                 Tried::Blocked(Blocked::Again) => {
                     std::thread::sleep(std::time::Duration::from_micros(200));
                 }

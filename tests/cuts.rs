@@ -1,0 +1,346 @@
+//! Power cuts on the simulated disk: whatever call the power goes off at, and whatever of the unsynced the disk
+//! keeps, every file is wholly old or new, what was fsynced is there, and nothing else is visible.
+//!
+//! A failure prints `AKASHA_SCRIPT=... AKASHA_CUT=... AKASHA_RULE=... AKASHA_SEED=...`, which replay it. `AKASHA_CUTS=all` tries every
+//! cut under every rule.
+
+#[path = "cuts/faulty.rs"]
+mod faulty;
+#[path = "cuts/oracle.rs"]
+mod oracle;
+#[path = "cuts/script.rs"]
+mod script;
+#[path = "cuts/scripts.rs"]
+mod scripts;
+#[path = "cuts/vault.rs"]
+mod vault;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use akasha::backing::{CallKind, CrashRule, SimDisk};
+use akasha::entropy::{Entropy, SeededEntropy};
+use akasha::format::EntryKind;
+use akasha::store::{Store, StoreOptions};
+use oracle::{Oracle, View};
+use script::{Run, Script, view};
+use vault::TestClock;
+
+fn env(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+fn number(name: &str) -> Option<u64> {
+    let text = env(name)?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{name} must be a number, not {text:?}")))
+}
+
+/// What was tried.
+#[derive(Default, Debug)]
+struct Tally {
+    cuts: u64,
+    crashes: u64,
+    recoveries: u64,
+    doubles: usize,
+}
+
+/// The files of a vault that holds nothing.
+const SKELETON: [&[u8]; 7] = [
+    b".akasha",
+    b".akasha/clean",
+    b".akasha/inodes",
+    b".akasha/layers",
+    b".akasha/lock",
+    b".akasha/tmp",
+    b".akasha/vault.toml",
+];
+
+fn mount(disk: &SimDisk, clock: &Arc<TestClock>, seed: u64) -> Result<Arc<Store<SimDisk>>, String> {
+    vault::mount(disk, clock, seed, &StoreOptions::default())
+        .map_err(|error| format!("cannot be mounted: {error:?}"))
+}
+
+/// Mounts what a crash left, and judges it.
+fn judge(disk: &SimDisk, clock: &Arc<TestClock>, oracle: &Oracle) -> Result<View, String> {
+    let store = mount(disk, clock, 0xaa)?;
+    if let Some((path, ..)) = disk.paths().iter().find(|(p, ..)| p.starts_with(b".akasha/tmp/")) {
+        return Err(format!("left in tmp: {}", String::from_utf8_lossy(path)));
+    }
+    let seen = view(&store)?;
+    oracle.check(&seen)?;
+    Ok(seen)
+}
+
+/// A second mount sees the same; what is removed leaves nothing.
+fn use_on(disk: &SimDisk, clock: &Arc<TestClock>, first: &View) -> Result<(), String> {
+    let store = mount(disk, clock, 0xbb)?;
+    let again = view(&store)?;
+    if again != *first {
+        return Err("a second mount shows something else".into());
+    }
+    if Oracle::doubles(first) > 0 {
+        return Ok(());
+    }
+    remove_all(&store).map_err(|error| format!("nothing can be removed: {error}"))?;
+    store.close().map_err(|error| format!("cannot be closed: {error:?}"))?;
+    let left: Vec<String> = disk
+        .paths()
+        .iter()
+        .filter(|(path, ..)| !SKELETON.contains(&path.as_slice()))
+        .map(|(path, _, len)| format!("{} ({len})", String::from_utf8_lossy(path)))
+        .collect();
+    if left.is_empty() { Ok(()) } else { Err(format!("left behind: {left:?}")) }
+}
+
+fn remove_all(store: &Arc<Store<SimDisk>>) -> Result<(), String> {
+    let mut open = vec![(store.root(), false)];
+    let mut dirs = Vec::new();
+    while let Some((dir, _)) = open.pop() {
+        let mut names = Vec::new();
+        let listed = store.list(&dir, 0, &mut |entry| {
+            names.push((entry.name.to_vec(), entry.kind));
+            true
+        });
+        listed.map_err(|error| format!("{error:?}"))?;
+        for (name, kind) in names {
+            if kind == EntryKind::Dir {
+                let node = store.lookup(&dir, &name).map_err(|error| format!("{error:?}"))?;
+                dirs.push((Arc::clone(&dir), name));
+                open.push((node, true));
+            } else {
+                store.unlink(&dir, &name).map_err(|error| format!("{error:?}"))?;
+            }
+        }
+    }
+    while let Some((dir, name)) = dirs.pop() {
+        store.rmdir(&dir, &name).map_err(|error| format!("{error:?}"))?;
+    }
+    Ok(())
+}
+
+/// One cut under one rule, and cuts of the recovery.
+fn crash(run: &Run, rule: &CrashRule, seed: u64, tally: &mut Tally) -> Result<(), String> {
+    let disk = run.disk.crash(rule);
+    let first = judge(&disk, &run.clock, &run.oracle)?;
+    let recovery = disk.operations();
+    tally.crashes += 1;
+    tally.doubles += Oracle::doubles(&first);
+    use_on(&disk, &run.clock, &first)?;
+    let dice = SeededEntropy::new(seed);
+    for _ in 0..2 {
+        let cut = dice.next_u64() % recovery.max(1);
+        let disk = run.disk.crash(rule);
+        disk.cut_at(cut);
+        // It fails, or it did not need what failed.
+        let _ = mount(&disk, &run.clock, 0xcc);
+        let rules = [
+            CrashRule::NothingUnsynced,
+            CrashRule::Everything,
+            CrashRule::PerDirectory { seed },
+            CrashRule::Random { seed },
+        ];
+        let second = rules[(dice.next_u64() % 4) as usize];
+        let disk = disk.crash(&second);
+        tally.recoveries += 1;
+        judge(&disk, &run.clock, &run.oracle)
+            .and_then(|seen| use_on(&disk, &run.clock, &seen))
+            .map_err(|what| format!("recovery cut at {cut}, then {second:?}: {what}"))?;
+    }
+    Ok(())
+}
+
+/// The rules to try: all, or the extremes and some drawn.
+fn rules(run: &Run, seed: u64, count: usize) -> Vec<CrashRule> {
+    let mut all = CrashRule::battery(run.disk.pending_changes(), seed..seed + 3);
+    if all.len() > count {
+        let dice = SeededEntropy::new(seed);
+        let mut rest = all.split_off(2);
+        while all.len() < count && !rest.is_empty() {
+            let at = dice.next_u64() as usize % rest.len();
+            all.push(rest.swap_remove(at));
+        }
+    }
+    all
+}
+
+fn caught<T>(what: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(what)).unwrap_or_else(|panic| {
+        let words = panic.downcast_ref::<String>().map(String::as_str);
+        let words = words.or_else(|| panic.downcast_ref::<&str>().copied());
+        Err(format!("panic: {}", words.unwrap_or("?")))
+    })
+}
+
+/// How much to try.
+#[derive(Clone, Copy)]
+struct Effort {
+    cuts: usize,
+    rules: usize,
+}
+
+/// Tries the cuts of a script; the failures, each with what replays it.
+fn torture(
+    script: &Script,
+    effort: Effort,
+    prepare: &dyn Fn(&SimDisk),
+    tally: &mut Tally,
+) -> Vec<String> {
+    let all = env("AKASHA_CUTS").is_some_and(|cuts| cuts == "all");
+    let mut whole = Run::new(script);
+    prepare(&whole.disk);
+    let before = whole.disk.operations();
+    let ran = caught(|| whole.run(&script.ops));
+    if let Err(what) = ran {
+        return vec![format!("script={} without a cut: {what}", script.name)];
+    }
+    let after = whole.disk.operations();
+    drop(whole);
+    let mut cuts: Vec<u64> = (before..=after).collect();
+    let seed = number("AKASHA_SEED").unwrap_or(1);
+    if let Some(only) = number("AKASHA_CUT") {
+        cuts = vec![only];
+    } else if !all && cuts.len() > effort.cuts {
+        let dice = SeededEntropy::new(seed ^ after);
+        while cuts.len() > effort.cuts {
+            cuts.swap_remove(dice.next_u64() as usize % cuts.len());
+        }
+        cuts.sort_unstable();
+    }
+    let mut failures = Vec::new();
+    for cut in cuts {
+        tally.cuts += 1;
+        let mut run = Run::new(script);
+        prepare(&run.disk);
+        run.disk.cut_at(cut);
+        run.talks = number("AKASHA_CUT").is_some();
+        let place = format!("AKASHA_SCRIPT={} AKASHA_CUT={cut} AKASHA_SEED={seed}", script.name);
+        if let Err(what) = caught(|| run.run(&script.ops)) {
+            failures.push(format!("{place}: {what}"));
+            continue;
+        }
+        let wanted = env("AKASHA_RULE");
+        let count = if all || wanted.is_some() { usize::MAX } else { effort.rules };
+        for rule in rules(&run, seed.wrapping_mul(1000) + cut, count) {
+            if wanted.as_ref().is_some_and(|wanted| *wanted != format!("{rule:?}")) {
+                continue;
+            }
+            if let Err(what) = caught(|| crash(&run, &rule, cut, tally)) {
+                failures.push(format!("{place} AKASHA_RULE='{rule:?}': {what}"));
+            }
+        }
+    }
+    failures
+}
+
+fn report(failures: &[String], tally: &Tally) {
+    eprintln!("{tally:?}");
+    // One of each cut is enough to begin with.
+    let mut shown: Vec<&String> = Vec::new();
+    for failure in failures {
+        let place = |text: &str| text.split(" AKASHA_RULE").next().map(str::to_owned);
+        if shown.last().is_none_or(|last| place(last) != place(failure)) {
+            shown.push(failure);
+        }
+    }
+    let list: Vec<String> = shown.into_iter().take(24).cloned().collect();
+    assert!(failures.is_empty(), "{} failures, such as:\n{}", failures.len(), list.join("\n"));
+}
+
+fn torture_all(scripts: Vec<Script>, effort: Effort) {
+    let mut tally = Tally::default();
+    let mut failures = Vec::new();
+    let wanted = env("AKASHA_SCRIPT");
+    for script in scripts {
+        if wanted.as_ref().is_some_and(|wanted| *wanted != script.name) {
+            continue;
+        }
+        failures.extend(torture(&script, effort, &|_| {}, &mut tally));
+    }
+    report(&failures, &tally);
+}
+
+#[test]
+fn a_cut_leaves_every_file_old_or_new() {
+    torture_all(scripts::written(), Effort { cuts: 24, rules: 6 });
+}
+
+/// What was durable moved into a directory that was not, whose parent was synced later: a cut in between lost both.
+#[test]
+fn a_file_moved_into_a_new_directory_is_not_lost() {
+    torture_all(vec![scripts::named("into a new directory")], Effort { cuts: 999, rules: 99 });
+}
+
+#[test]
+fn a_cut_in_a_random_script_leaves_every_file_old_or_new() {
+    let first = number("AKASHA_FIRST").unwrap_or(1);
+    let count = number("AKASHA_RUNS").unwrap_or(12);
+    let len = number("AKASHA_OPS").unwrap_or(80) as usize;
+    let scripts = (first..first + count).map(|seed| scripts::random(seed, len)).collect();
+    torture_all(scripts, Effort { cuts: 10, rules: 6 });
+}
+
+#[test]
+fn a_disk_that_lies_is_found_out() {
+    for kind in [CallKind::Sync, CallKind::SyncDir] {
+        let mut tally = Tally::default();
+        let mut found = 0;
+        for name in ["fsync", "replace"] {
+            let script = scripts::named(name);
+            let effort = Effort { cuts: 24, rules: 5 };
+            found += torture(&script, effort, &|disk| disk.lie(kind), &mut tally).len();
+        }
+        assert!(found > 0, "a disk that lies about {kind:?} passes: {tally:?}");
+    }
+}
+
+/// Calls whose failure is tried, with the codes.
+fn codes(kind: CallKind) -> &'static [i32] {
+    match kind {
+        CallKind::Write | CallKind::CreateTemp | CallKind::Rename | CallKind::Mkdir => {
+            &[libc::EIO, libc::ENOSPC]
+        }
+        CallKind::Reserve | CallKind::SetLen | CallKind::SetXattr => &[libc::ENOSPC],
+        _ => &[libc::EIO],
+    }
+}
+
+#[test]
+fn a_failed_call_is_told_or_harmless() {
+    let all = env("AKASHA_CUTS").is_some_and(|cuts| cuts == "all");
+    let wanted = env("AKASHA_SCRIPT");
+    let mut failures = Vec::new();
+    let mut tried = 0;
+    for script in scripts::written() {
+        if wanted.as_ref().is_some_and(|wanted| *wanted != script.name) {
+            continue;
+        }
+        let dice = SeededEntropy::new(number("AKASHA_SEED").unwrap_or(1));
+        for (kind, count) in faulty::counts(&script).expect("runs on a disk without faults") {
+            let mut faults = Vec::new();
+            for nth in 1..=count {
+                for code in codes(kind) {
+                    for stays in [false, true] {
+                        faults.push(faulty::Fault { kind, nth, code: *code, stays });
+                    }
+                }
+            }
+            while !all && faults.len() > 8 {
+                faults.swap_remove(dice.next_u64() as usize % faults.len());
+            }
+            for fault in faults {
+                let shown = format!("{fault:?}");
+                if env("AKASHA_FAULT").is_some_and(|wanted| wanted != shown) {
+                    continue;
+                }
+                tried += 1;
+                if let Err(what) = caught(|| faulty::run(&script, fault)) {
+                    let name = &script.name;
+                    failures.push(format!("AKASHA_SCRIPT='{name}' AKASHA_FAULT='{shown}': {what}"));
+                }
+            }
+        }
+    }
+    eprintln!("{tried} faults");
+    let list: Vec<String> = failures.iter().take(40).cloned().collect();
+    assert!(failures.is_empty(), "{} failures, such as:\n{}", failures.len(), list.join("\n"));
+}
