@@ -20,7 +20,7 @@ use std::time::Duration;
 use log::error;
 use parking_lot::MutexGuard;
 
-use crate::backing::{Backing, RenameMode, TempFile};
+use crate::backing::{At, Backing, RenameMode, TempFile};
 use crate::format::layer_file_name;
 
 use super::Store;
@@ -469,9 +469,13 @@ impl<B: Backing> Store<B> {
     ) -> Result<()> {
         let core = &self.core;
         let (tmp, layers, temp) = (&core.tmp, &core.layers, finished.layer.name());
-        core.backing
-            .rename(tmp, temp, layers, older, RenameMode::Replace)
-            .attempt("prepare an exchange")?;
+        match core.backing.rename(tmp, temp, layers, older, RenameMode::Replace) {
+            // An earlier try came that far and could not be taken back.
+            Err(error)
+                if error.kind() == std::io::ErrorKind::NotFound
+                    && core.backing.stat(layers, At::Name(older)).is_ok() => {}
+            prepared => prepared.attempt("prepare an exchange")?,
+        }
         match core.backing.rename(layers, older, fd, backing, RenameMode::Exchange) {
             Ok(()) => {}
             Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOSYS)) => {

@@ -26,10 +26,10 @@ fn rename(from: &str, to: &str) -> Op {
     Op::Rename(from.into(), to.into())
 }
 
-fn script(name: &str, parts: Vec<Vec<Op>>) -> Script {
+fn script(name: &str, parts: impl IntoIterator<Item = Vec<Op>>) -> Script {
     Script {
         name: name.into(),
-        ops: parts.concat(),
+        ops: parts.into_iter().flatten().collect(),
         options: StoreOptions::default(),
         has_exchange: true,
     }
