@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// After which time everybody else is.
 const LONG_PATIENCE: Duration = Duration::from_secs(30);
 const FIRST_POLL: Duration = Duration::from_millis(2);
-const LONGEST_POLL: Duration = Duration::from_millis(100);
+const LONGEST_POLL: Duration = Duration::from_millis(10);
 
 /// Runs the command.
 ///
