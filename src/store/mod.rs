@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `core` | disk, keys, settings, budgets: what everything else needs |
 //! | `node` | one live inode, the locks and their order |
-//! | `tree`, `rename`, `settle`, `dir`, `dirmap` | names: lookups, renames, what is pending and what is dead |
+//! | `tree`, `rename`, `conflict`, `settle`, `dir`, `dirmap` | names: lookups, renames, what is pending and what is dead |
 //! | `file`, `edit`, `runs` | reading and changing one file |
 //! | `layer`, `snapshot` | committed versions |
 //! | `temp`, `finish`, `commit` | the way of an edit into the tree; `commit` is the protocol |
@@ -26,6 +26,7 @@ use crate::entropy::Entropy;
 use crate::format::{EntryId, EntryKind, LengthClass, OpenVault};
 
 mod commit;
+mod conflict;
 mod core;
 mod dir;
 mod dirmap;
