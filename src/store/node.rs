@@ -408,6 +408,31 @@ impl<B: Backing> Node<B> {
     }
 }
 
+impl<B: Backing> Node<B> {
+    /// What it holds of the directories above.
+    fn take_parents(&mut self) -> [Option<Arc<Node<B>>>; 2] {
+        let place = self.place.get_mut();
+        let at_home = match std::mem::replace(&mut place.home, Home::Gone) {
+            Home::Tree(spot) => Some(spot.dir),
+            Home::Damaged { dir, .. } => Some(dir),
+            Home::Pending | Home::Root | Home::Ghost(_) | Home::Gone => None,
+        };
+        [at_home, place.link.take().map(|link| link.dir)]
+    }
+}
+
+/// A node keeps its parents alive. One call for each of them would overflow the stack where directories are deep.
+impl<B: Backing> Drop for Node<B> {
+    fn drop(&mut self) {
+        let mut parents: Vec<_> = self.take_parents().into_iter().flatten().collect();
+        while let Some(parent) = parents.pop() {
+            if let Some(mut last) = Arc::into_inner(parent) {
+                parents.extend(last.take_parents().into_iter().flatten());
+            }
+        }
+    }
+}
+
 /// The backing name of an entry.
 pub(crate) fn backing_name<B: Backing>(
     core: &Core<B>,
