@@ -17,5 +17,7 @@ mod crash;
 mod harness;
 #[path = "mounted/programs.rs"]
 mod programs;
+#[path = "mounted/special.rs"]
+mod special;
 #[path = "mounted/tamper.rs"]
 mod tamper;

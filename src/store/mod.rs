@@ -6,6 +6,7 @@
 //! | `node` | one live inode, the locks and their order |
 //! | `tree`, `rename`, `settle`, `dir`, `dirmap` | names: lookups, renames, what is pending and what is dead |
 //! | `file`, `edit`, `runs` | reading and changing one file |
+//! | `special` | links, fifos, sockets, devices: what is made whole |
 //! | `layer`, `snapshot` | committed versions |
 //! | `temp`, `finish`, `commit` | the way of an edit into the tree; `commit` is the protocol |
 //! | `queue`, `residents`, `gate` | who waits, what is resident, syncs shared |
@@ -44,6 +45,7 @@ mod residents;
 mod runs;
 mod settle;
 mod snapshot;
+mod special;
 mod temp;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -323,7 +325,7 @@ impl<B: Backing> Store<B> {
                 nlink,
                 uid: attr.uid,
                 gid: attr.gid,
-                rdev: 0,
+                rdev: self.core.device_number(node.id(), node.kind()).unwrap_or(0),
                 atime: attr.atime,
                 mtime,
                 ctime: ctime.max(attr.ctime),
@@ -336,6 +338,12 @@ impl<B: Backing> Store<B> {
         };
         let mut attr = attr_of(node, &stat);
         attr.nlink = nlink;
+        if !special::has_content(node.kind()) {
+            let rdev = self.core.device_number(node.id(), node.kind()).unwrap_or(0);
+            attr = Attr { size: 0, blocks_512: 0, rdev, ..attr };
+            // A size is not to be looked for.
+            return Ok(with_edit_times(attr, edited));
+        }
         attr.size = match size {
             Some(size) => size,
             None => match self.core.geometry.classify(stat.len) {
@@ -345,11 +353,7 @@ impl<B: Backing> Store<B> {
                 LengthClass::Stub | LengthClass::Invalid => 0,
             },
         };
-        if let Some((mtime, ctime)) = edited {
-            attr.mtime = mtime;
-            attr.ctime = attr.ctime.max(ctime);
-        }
-        Ok(attr)
+        Ok(with_edit_times(attr, edited))
     }
 
     /// Sets attributes, at once, on the published version and on the one that waits; returns them all.
@@ -398,7 +402,8 @@ impl<B: Backing> Store<B> {
         if dir_of().map(|dir| dir.id()) != dir.as_ref().map(|dir| dir.id()) {
             return Ok(false);
         }
-        let pending = matches!(node.place.lock().home, Home::Pending);
+        // In memory only: not published yet, or removed while the kernel holds it.
+        let pending = matches!(node.place.lock().home, Home::Pending | Home::Gone);
         {
             let now = self.core.now();
             let mut state = node.file()?.state.write();
@@ -693,6 +698,14 @@ impl<B: Backing> Store<B> {
             what: "commit everything before the end",
             source: std::io::Error::from_raw_os_error(libc::EIO),
         })
+    }
+}
+
+/// `attr` with the times of the uncommitted version, where there is one.
+fn with_edit_times(attr: Attr, edited: Option<(Timestamp, Timestamp)>) -> Attr {
+    match edited {
+        Some((mtime, ctime)) => Attr { mtime, ctime: attr.ctime.max(ctime), ..attr },
+        None => attr,
     }
 }
 

@@ -138,6 +138,9 @@ impl<B: Backing> Store<B> {
                     Home::Ghost(Ghost { name: ghost, from: Some((Arc::clone(dir), left)) });
             } else {
                 let layered = self.takes_layers_along(&fd, &backing.name, id, kind, live.as_ref());
+                if let Some(node) = &live {
+                    node.keep_last_attr(core);
+                }
                 core.backing.unlink(&fd, &backing.name).attempt("remove a replaced file")?;
                 if let Some(node) = live {
                     node.place.lock().home = Home::Gone;

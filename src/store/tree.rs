@@ -142,37 +142,15 @@ impl<B: Backing> Store<B> {
 
     /// Makes an empty regular file. It exists in memory until it is committed.
     pub fn create(&self, dir: &Arc<Node<B>>, name: &[u8], new: &NewAttr) -> Result<Arc<Node<B>>> {
-        self.make_pending(dir, name, EntryKind::File, new)
+        self.make_pending(dir, name, EntryKind::File, None, new)
     }
 
-    /// Makes a symbolic link. It exists in memory until it is committed.
-    pub fn symlink(
-        &self,
-        dir: &Arc<Node<B>>,
-        name: &[u8],
-        target: &[u8],
-        new: &NewAttr,
-    ) -> Result<Arc<Node<B>>> {
-        if target.is_empty() || target.len() > 4095 {
-            return Err(StoreError::NameTooLong);
-        }
-        let node = self.make_pending(dir, name, EntryKind::Symlink, new)?;
-        // Nobody closes a link: that it fits the disk is known now or never.
-        let whole =
-            node.write_file(&self.core, 0, target).and_then(|()| node.complete_edit(&self.core));
-        if let Err(error) = whole {
-            self.unlink(dir, name)?;
-            return Err(error);
-        }
-        self.queue.make_eligible(&node, self.core.clock.elapsed());
-        Ok(node)
-    }
-
-    fn make_pending(
+    pub(super) fn make_pending(
         &self,
         dir: &Arc<Node<B>>,
         name: &[u8],
         kind: EntryKind,
+        rdev: Option<u64>,
         new: &NewAttr,
     ) -> Result<Arc<Node<B>>> {
         self.check_change(name)?;
@@ -181,6 +159,9 @@ impl<B: Backing> Store<B> {
             return Err(StoreError::AlreadyExists);
         }
         let id = EntryId::random(&*self.core.entropy);
+        if let Some(rdev) = rdev {
+            self.core.see_device(id, rdev);
+        }
         let now = self.core.now();
         let link = Link { dir: Arc::clone(dir), name: name.into() };
         let place = Place { link: Some(link), home: Home::Pending, link_seq: 0, away: false };
@@ -408,6 +389,9 @@ impl<B: Backing> Store<B> {
             }
         } else {
             let layered = self.takes_layers_along(&fd, &backing.name, id, kind, live);
+            if let Some(node) = live {
+                node.keep_last_attr(core);
+            }
             core.backing.unlink(&fd, &backing.name).attempt("remove a file")?;
             if let Some(node) = live {
                 let mut place = node.place.lock();
