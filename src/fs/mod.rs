@@ -39,6 +39,7 @@ pub use errno::{Errno, FsError};
 pub use files::{Access, OpenFlags, WriteKind};
 pub use handles::Handle;
 
+use errno::of_inode;
 use handles::{DirHandle, FileHandle, Handles};
 use inodes::Inodes;
 
@@ -85,7 +86,7 @@ impl<B: Backing> FileSystem<B> {
 
     /// Attributes of a known inode.
     pub fn getattr(&self, ino: EntryId) -> Result<Attr> {
-        Ok(self.store.attr(&self.inodes.get(ino)?)?)
+        of_inode(self.store.attr(&self.inodes.get(ino)?))
     }
 
     /// The kernel lost `count` references to `ino`. Unknown numbers are ignored.
@@ -143,8 +144,8 @@ impl<B: Backing> FileSystem<B> {
         let _ = self.on_change.set(notify);
     }
 
-    /// Closes every handle that is still open: the kernel sends no release for what was in flight
-    /// when the mount ended.
+    /// Closes every handle that is still open and forgets every inode but the root: the kernel sends no release and no
+    /// forget for what was in flight when the mount ended.
     pub fn close_all(&self) {
         for file in self.files.take_all() {
             self.store.close_file(&file.node, file.access.writes());
@@ -152,6 +153,8 @@ impl<B: Backing> FileSystem<B> {
         for dir in self.dirs.take_all() {
             self.store.close_dir(&dir.node);
         }
+        // What was unlinked and never committed goes with its node, while the vault is still ours.
+        self.inodes.forget_all();
     }
 
     /// Marks that maintenance has something to look at.

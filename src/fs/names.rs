@@ -7,6 +7,7 @@ use crate::format::{EntryId, EntryKind};
 use crate::store::{Attr, Node, RenameFlags, StoreError};
 
 use super::caller::Caller;
+use super::errno::of_inode;
 use super::{FileSystem, FsError, NewMode, Result, check_name};
 
 /// The file type bits of a mode.
@@ -104,7 +105,7 @@ impl<B: Backing> FileSystem<B> {
 
     /// readlink(2).
     pub fn readlink(&self, ino: EntryId) -> Result<Vec<u8>> {
-        Ok(self.store.readlink(&self.node(ino)?)?)
+        of_inode(self.store.readlink(&self.node(ino)?))
     }
 
     /// unlink(2). Who has the file open keeps it.

@@ -6,6 +6,7 @@
 //! | `node` | one live inode, the locks and their order |
 //! | `tree`, `rename`, `settle`, `dir`, `dirmap` | names: lookups, renames, what is pending and what is dead |
 //! | `file`, `edit`, `runs` | reading and changing one file |
+//! | `gone` | the end of a file without names |
 //! | `special` | links, fifos, sockets, devices: what is made whole |
 //! | `layer`, `snapshot` | committed versions |
 //! | `temp`, `finish`, `commit` | the way of an edit into the tree; `commit` is the protocol |
@@ -34,6 +35,7 @@ mod error;
 mod file;
 mod finish;
 mod gate;
+mod gone;
 mod intent;
 mod layer;
 mod lock;
@@ -58,10 +60,9 @@ pub use error::{Result, StoreError};
 pub use node::Node;
 
 use self::core::{ControlDirs, Core, VaultKeys};
-use dir::Doom;
 use error::Attempt;
 use gate::SyncGate;
-use node::{Body, Ghost, Home, Place};
+use node::{Body, Home, Place};
 use queue::{DirCache, Nodes, Queue};
 use tree::has_handles;
 
@@ -478,6 +479,10 @@ impl<B: Backing> Store<B> {
                 return Err(error);
             }
         }
+        if node.is_gone() {
+            self.close_file(node, write);
+            return Err(StoreError::NotFound);
+        }
         Ok(())
     }
 
@@ -498,64 +503,21 @@ impl<B: Backing> Store<B> {
             }
             (write && state.writers == 0, last)
         };
-        let home = tree::clone_home(node);
         let unlinked = node.place.lock().link.is_none();
         if unlinked && last {
-            self.drop_unlinked(node, &home);
+            self.drop_unlinked(node);
         } else if (last_writer || last) && node.waits() {
             self.queue.make_eligible(node, self.core.clock.elapsed());
         }
     }
 
-    /// Removes what an unlinked file still held when its last handle went.
-    fn drop_unlinked(&self, node: &Arc<Node<B>>, home: &Home<B>) {
-        match home {
-            Home::Ghost(ghost) => {
-                // A cut on btrfs may have left the file a second name: its layers stay with that.
-                let at = crate::backing::At::Name(&ghost.name);
-                let shared =
-                    self.core.backing.stat(&self.core.tmp, at).is_ok_and(|stat| stat.nlink > 1);
-                if let Err(error) = self.core.backing.unlink(&self.core.tmp, &ghost.name)
-                    && error.kind() != std::io::ErrorKind::NotFound
-                {
-                    log::warn!("an unlinked file stays behind until the next mount: {error}");
-                }
-                node.place.lock().home = Home::Gone;
-                if !shared {
-                    self.doom_ghost_layers(node, ghost);
-                }
-                self.discard(node);
-            }
-            // Its entry is dead and settles with its directory.
-            Home::Tree(_) => {}
-            Home::Pending | Home::Root | Home::Damaged { .. } | Home::Gone => self.discard(node),
-        }
-    }
-
-    /// Has the older layers of an unlinked file removed once its name is durably gone.
-    fn doom_ghost_layers(&self, node: &Arc<Node<B>>, ghost: &Ghost<B>) {
-        let layered = node.file().is_ok_and(|body| {
-            body.state.read().top.as_ref().is_none_or(|top| top.layers.len() > 1)
-        });
-        if !layered {
-            return;
-        }
-        if let Some((dir, change)) = &ghost.from
-            && let Ok(body) = dir.dir()
-        {
-            let mut state = body.state.lock();
-            if !state.removed {
-                self.doom(dir, &mut state, *change, b"", Doom::AllLayers(node.id()));
-            }
-            // Of a removed directory the next mount's hunt finds what is left.
-        } else if let Err(error) = self.remove_layers(node.id(), None) {
-            dir::left_behind("an unlinked file's layers", &error);
-        }
-    }
-
     /// Counts an open directory: its map stays in memory.
     pub fn open_dir(&self, node: &Arc<Node<B>>) -> Result<()> {
-        drop(self.lock_dir(node)?);
+        match self.lock_dir(node) {
+            // Removed since it was looked up: as good as empty.
+            Err(StoreError::NotFound) if node.dir()?.state.lock().removed => {}
+            loaded => drop(loaded?),
+        }
         node.dir()?.handles.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }

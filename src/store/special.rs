@@ -8,7 +8,7 @@ use crate::backing::Backing;
 use crate::format::EntryKind;
 
 use super::error::{Result, StoreError};
-use super::node::{Node, PendingAttr};
+use super::node::Node;
 use super::{NewAttr, Store};
 
 /// symlink(2): a path, without its NUL.
@@ -67,28 +67,6 @@ impl<B: Backing> Store<B> {
         }
         self.queue.make_eligible(&node, self.core.clock.elapsed());
         Ok(node)
-    }
-}
-
-impl<B: Backing> Node<B> {
-    /// Keeps the attributes of a file that is about to lose its last name and its backing entry: the kernel may hold it
-    /// without a handle of ours (a fifo that is open, O_PATH) and goes on asking.
-    pub(crate) fn keep_last_attr(self: &Arc<Self>, core: &super::core::Core<B>) {
-        let Ok(body) = self.file() else { return };
-        if body.state.read().attr.is_some() {
-            return;
-        }
-        // What cannot be had now is not missed before somebody asks.
-        if let Ok(stat) = self.stat_home(core) {
-            body.state.write().attr = Some(PendingAttr {
-                mode: stat.mode,
-                uid: stat.uid,
-                gid: stat.gid,
-                atime: stat.atime,
-                mtime: stat.mtime,
-                ctime: core.now(),
-            });
-        }
     }
 }
 

@@ -40,3 +40,10 @@ fn devices_open_where_root_asked_for_them() {
     mount.python("special.py", &["devices"]);
     mount.unmount();
 }
+
+#[test]
+fn a_name_that_is_replaced_all_the_time_is_always_there() {
+    let Some(mount) = Mount::new() else { return };
+    std::fs::create_dir(mount.path("dir")).unwrap();
+    program(mount, "rename_race.py").unmount();
+}

@@ -119,3 +119,43 @@ fn a_sidecar_of_what_fits_a_name_is_none_of_ours() {
     let shown = names(&store, &store.root());
     assert!(shown.len() == 1 && shown[0].starts_with("akasha-damaged-"), "{shown:?}");
 }
+
+#[test]
+fn what_was_looked_up_before_it_lost_its_name_is_whole_or_stale() {
+    let disk = vault();
+    let store = mount(&disk);
+    let root = store.root();
+    // Never committed: its content goes with the node, however often it is opened.
+    let pending = store.create(&root, b"f", &NEW).unwrap();
+    store.open_file(&pending, true).unwrap();
+    store.write(&pending, 0, b"pending").unwrap();
+    store.close_file(&pending, true);
+    let next = store.create(&root, b"g", &NEW).unwrap();
+    store.rename(&root, b"g", &root, b"f", RenameFlags::Replace).unwrap();
+    for _ in 0..2 {
+        store.open_file(&pending, false).unwrap();
+        let mut out = [0; 20];
+        assert_eq!(store.read(&pending, 0, &mut out).unwrap(), 7);
+        store.close_file(&pending, false);
+    }
+    // Committed, and nobody has it open.
+    store.fsync(&next).unwrap();
+    for content in [b"first".as_slice(), &vec![5; 300 << 10]] {
+        let node = put(&store, &root, b"h", content);
+        store.unlink(&root, b"h").unwrap();
+        for write in [false, true] {
+            assert!(matches!(store.open_file(&node, write), Err(StoreError::NotFound)));
+        }
+    }
+    // A removal that fails leaves everything as it was.
+    let node = put(&store, &root, b"i", b"stays");
+    disk.fail(1, libc::EIO, |call| call == CallKind::Unlink);
+    assert!(store.unlink(&root, b"i").is_err());
+    disk.heal();
+    assert_eq!(get(&store, &root, b"i").unwrap(), b"stays");
+    store.open_file(&node, true).unwrap();
+    store.close_file(&node, true);
+    drop((pending, next, node));
+    store.close().unwrap();
+    assert_eq!(tree_files(&disk).len(), 2);
+}
