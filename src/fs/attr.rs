@@ -102,6 +102,8 @@ impl<B: Backing> FileSystem<B> {
         if cleared != mode {
             let change = SetAttr { mode: Some(cleared), ..SetAttr::default() };
             self.store.set_attr(node, &change)?;
+            // Under HANDLE_KILLPRIV_V2 the kernel leaves it to us, and keeps the mode that it knows.
+            self.note_stale(node.id());
         }
         Ok(())
     }

@@ -58,6 +58,7 @@ pub struct FileSystem<B: Backing> {
     /// Something changed since the maintenance last looked.
     changed: AtomicBool,
     on_change: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    on_stale: OnceLock<Box<dyn Fn(EntryId) + Send + Sync>>,
 }
 
 impl<B: Backing> FileSystem<B> {
@@ -71,6 +72,7 @@ impl<B: Backing> FileSystem<B> {
             dirs: Handles::new(),
             changed: AtomicBool::new(false),
             on_change: OnceLock::new(),
+            on_stale: OnceLock::new(),
         }
     }
 
@@ -142,6 +144,20 @@ impl<B: Backing> FileSystem<B> {
     pub fn on_change(&self, notify: Box<dyn Fn() + Send + Sync>) {
         // A second notifier would be a second session on one filesystem, which does not exist.
         let _ = self.on_change.set(notify);
+    }
+
+    /// `forget` runs whenever attributes changed that the kernel goes on showing, since the answer that it gets does not
+    /// tell them: in the thread of the request, before it is answered, so that whoever asks next sees them. Only the first
+    /// call counts.
+    pub fn on_stale_attr(&self, forget: Box<dyn Fn(EntryId) + Send + Sync>) {
+        let _ = self.on_stale.set(forget);
+    }
+
+    /// The kernel's attributes of `ino` are out of date.
+    fn note_stale(&self, ino: EntryId) {
+        if let Some(forget) = self.on_stale.get() {
+            forget(ino);
+        }
     }
 
     /// Closes every handle that is still open and forgets every inode but the root: the kernel sends no release and no

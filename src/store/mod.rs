@@ -576,7 +576,7 @@ impl<B: Backing> Store<B> {
     }
 
     /// What close does for each descriptor: the uncommitted version is complete in the backing store on
-    /// return, and under [`CommitPolicy::OnClose`] it is committed.
+    /// return, and under [`CommitPolicy::OnClose`] it is committed, unless it is empty.
     pub fn flush(&self, node: &Arc<Node<B>>) -> Result<()> {
         let body = node.file()?;
         if body.state.read().lost {
@@ -586,7 +586,10 @@ impl<B: Backing> Store<B> {
             return Ok(());
         }
         if self.core.options.commit == CommitPolicy::OnClose {
-            return self.fsync(node);
+            // A shell that redirects closes a copy of the descriptor before anything is written (`echo x > f`): an empty
+            // version waits for the end of its last writer, so that it is never what a cut leaves of a file.
+            let empty = body.state.read().open.as_ref().is_some_and(|edit| edit.size == 0);
+            return if empty { Ok(()) } else { self.fsync(node) };
         }
         if node.place.lock().link.is_none() {
             // Unlinked: nothing of it will ever be published.

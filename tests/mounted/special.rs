@@ -1,7 +1,7 @@
 //! What is neither file nor directory, who owns what, and what the kernel does on top: fifos, sockets, devices, modes,
 //! times, locks, mount options.
 
-use super::harness::{Mount, Setup, is_root};
+use super::harness::{Mount, Setup, is_root, skipped};
 
 fn mount_with(args: &[&str]) -> Option<Mount> {
     let mount_args = args.iter().map(|&arg| arg.to_owned()).collect();
@@ -33,7 +33,7 @@ fn fifos_sockets_and_devices_are_kept_and_work() {
 #[test]
 fn devices_open_where_root_asked_for_them() {
     if !is_root() {
-        super::harness::skipped("only root may mount with -o dev");
+        skipped("only root may mount with -o dev");
         return;
     }
     let Some(mount) = mount_with(&["-o", "dev"]) else { return };
@@ -46,4 +46,35 @@ fn a_name_that_is_replaced_all_the_time_is_always_there() {
     let Some(mount) = Mount::new() else { return };
     std::fs::create_dir(mount.path("dir")).unwrap();
     program(mount, "rename_race.py").unmount();
+}
+
+#[test]
+fn many_users_have_the_rights_and_lose_the_set_id_bits_of_a_local_filesystem() {
+    if !is_root() {
+        skipped("needs root, to become other users");
+        return;
+    }
+    let Some(mount) = mount_with(&["--allow-other"]) else { return };
+    std::fs::create_dir(mount.path("dir")).unwrap();
+    program(mount, "modes.py").unmount();
+}
+
+#[test]
+fn a_changed_program_is_not_set_id_from_the_next_instant_on() {
+    if !is_root() {
+        skipped("only root may mount with -o suid");
+        return;
+    }
+    let Some(mount) = mount_with(&["-o", "allow_other,suid"]) else { return };
+    std::fs::create_dir(mount.path("dir")).unwrap();
+    mount.python_in("dir", "modes.py", &["honoured"]);
+    mount.unmount();
+}
+
+#[test]
+fn with_commit_close_a_shell_redirect_commits_one_version() {
+    let Some(mount) = mount_with(&["--commit", "close"]) else { return };
+    let vault = mount.vault.dir();
+    mount.python("commits.py", &["do", vault.to_str().unwrap()]);
+    mount.unmount();
 }
