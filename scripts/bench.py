@@ -1,7 +1,9 @@
-"""The work and the arithmetic of scripts/bench, which makes the places: `WORK AKASHA [--rounds N] [--quick]`.
+"""The work and the arithmetic of scripts/bench: `WORK AKASHA [--rounds N] [--quick] [--cipher CIPHER]`.
 
-WORK holds akasha/, gocryptfs/ and disk/, each with plain/ (and vault/, password). Every measurement is made on
-the three in turn, round after round, so that a drift of the machine meets all of them.
+WORK holds akasha/, gocryptfs/ and disk/, and a password. Every measurement is made on the three in turn, round after
+round, so that a drift of the machine meets all of them. As root each round begins on new, empty filesystems (images
+in WORK, mounted by loop): ext4 searches long for an inode after many were deleted, and the one who comes later would
+pay for the one who came before.
 """
 
 import argparse
@@ -17,18 +19,47 @@ MIB = 1 << 20
 
 
 class Place:
-    def __init__(self, name, work, akasha):
-        self.name, self.akasha = name, akasha
-        self.base = os.path.join(work, name)
-        self.plain = os.path.join(self.base, "plain")
-        self.password = os.path.join(work, "password")
+    def __init__(self, name, options):
+        self.name, self.akasha, self.cipher = name, options.akasha, options.cipher
+        self.base = os.path.join(options.work, name)
+        self.image = os.path.join(options.work, name + ".img")
+        self.vault, self.plain = os.path.join(self.base, "vault"), os.path.join(self.base, "plain")
+        self.password = os.path.join(options.work, "password")
+
+    def begin(self):
+        """An empty filesystem with an empty vault in it, mounted."""
+        if os.getuid() == 0:
+            with open(self.image, "wb") as image:
+                image.truncate(16 << 30)
+            subprocess.run(["mkfs.ext4", "-q", "-E", "nodiscard,lazy_itable_init=0,lazy_journal_init=0", self.image], check=True)
+            subprocess.run(["mount", "-o", "loop", self.image, self.base], check=True)
+        os.mkdir(self.plain)
+        if self.name == "akasha":
+            command = [self.akasha, "init", self.vault, "--cipher", self.cipher, "--password-file", self.password]
+            subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+        elif self.name == "gocryptfs":
+            os.mkdir(self.vault)
+            subprocess.run(["gocryptfs", "-q", "-init", "-passfile", self.password, self.vault], check=True)
+        self.mount()
+
+    def end(self):
+        self.umount()
+        if os.getuid() == 0:
+            subprocess.run(["umount", self.base], check=True)
+            os.unlink(self.image)
+        else:
+            shutil.rmtree(self.plain)
+            shutil.rmtree(self.vault, ignore_errors=True)
+
+    def sync(self):
+        """What else the machine writes does not count."""
+        subprocess.run(["sync", "-f", self.base], check=True)
 
     def mount(self):
-        vault = os.path.join(self.base, "vault")
         if self.name == "akasha":
-            command = [self.akasha, "mount", vault, self.plain, "--password-file", self.password]
+            command = [self.akasha, "mount", self.vault, self.plain, "--password-file", self.password]
         elif self.name == "gocryptfs":
-            command = ["gocryptfs", "-q", "-passfile", self.password, vault, self.plain]
+            command = ["gocryptfs", "-q", "-passfile", self.password, self.vault, self.plain]
         else:
             return
         subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
@@ -39,7 +70,7 @@ class Place:
             subprocess.run([self.akasha, "umount", self.plain], check=True, stderr=subprocess.DEVNULL)
         elif self.name == "gocryptfs":
             subprocess.run(["fusermount3", "-u", self.plain], check=True)
-        os.sync()
+        self.sync()
 
     def fresh(self):
         """Nothing cached: not in the kernel, not in the daemon."""
@@ -163,22 +194,25 @@ def main():
     parser.add_argument("akasha")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--cipher", default="chacha20-poly1305")
+    parser.add_argument("--only", action="append", choices=MEASURES)
     options = parser.parse_args()
     work = Work(options.quick)
     work.pack(options.work)
-    places = [Place(name, options.work, options.akasha) for name in PLACES]
+    places = [Place(name, options) for name in PLACES]
+    measures = [measure for measure in MEASURES if measure in (options.only or MEASURES)]
     rates, units = {}, {}
-    for place in places:
-        place.mount()
     for number in range(options.rounds):
         print(f"round {number + 1} of {options.rounds} ...", flush=True)
-        for measure in MEASURES:
+        for place in places:
+            place.begin()
+        for measure in measures:
             # Another one first in every round.
             turn = number % len(places)
             for place in places[turn:] + places[:turn]:
                 if measure in COLD:
                     place.fresh()
-                os.sync()
+                place.sync()
                 start = time.monotonic()
                 amount, units[measure] = getattr(work, measure)(place)
                 if measure in SYNCED:
@@ -186,15 +220,15 @@ def main():
                 rates.setdefault((measure, place.name), []).append(amount / (time.monotonic() - start))
                 if measure in SYNCED:
                     place.mount()
-    for place in places:
-        place.umount()
+        for place in places:
+            place.end()
     print(f"\n{'rate (median of ' + str(options.rounds) + ')':<28}" + "".join(f"{name:>12}" for name in PLACES)
           + f"{'':>10}{'x gocryptfs':>13}{'x disk':>9}")
-    for measure in MEASURES:
+    for measure in measures:
         medians = [statistics.median(rates[measure, name]) for name in PLACES]
         print(f"{measure.replace('_', ' '):<28}" + "".join(f"{median:12,.0f}" for median in medians)
               + f"{units[measure] + '/s':>10}{medians[0] / medians[1]:13.2f}{medians[0] / medians[2]:9.2f}")
-    spread = {name: max(max(rates[m, name]) / min(rates[m, name]) for m in MEASURES) for name in PLACES}
+    spread = {name: max(max(rates[m, name]) / min(rates[m, name]) for m in measures) for name in PLACES}
     print("largest spread between rounds: " + ", ".join(f"{name} x{ratio:.1f}" for name, ratio in spread.items()))
 
 

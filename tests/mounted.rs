@@ -13,6 +13,8 @@ mod command;
 mod content;
 #[path = "mounted/crash.rs"]
 mod crash;
+#[path = "mounted/edges.rs"]
+mod edges;
 #[path = "mounted/harness.rs"]
 mod harness;
 #[path = "mounted/programs.rs"]

@@ -447,7 +447,15 @@ impl TempFile for OsTemp {
     }
 
     fn set_attr(&self, change: &AttrChange) -> io::Result<()> {
-        change_open(self.fd.as_fd(), change)
+        // A temporary file mostly has its owner and mode already, and a journal writes even what does not change.
+        let now = self.stat()?;
+        let mut change = *change;
+        change.uid = change.uid.filter(|uid| *uid != now.uid);
+        change.gid = change.gid.filter(|gid| *gid != now.gid);
+        if change.uid.is_none() && change.gid.is_none() {
+            change.mode = change.mode.filter(|mode| *mode != now.mode);
+        }
+        change_open(self.fd.as_fd(), &change)
     }
 
     fn start_writeback(&self) -> io::Result<()> {

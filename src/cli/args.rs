@@ -171,11 +171,14 @@ pub struct MountArgs {
     /// [default: 5]
     #[arg(long, value_name = "SECONDS|close")]
     pub commit: Option<String>,
+    /// Commit a file that stays open for writing SECONDS after its first uncommitted change [default: 60]
+    #[arg(long, value_name = "SECONDS")]
+    pub commit_open: Option<String>,
     /// Mount options as mount(8) passes them, separated by commas
     ///
     /// ro, rw, atime, noatime, relatime, strictatime, suid, nosuid, dev, nodev, exec, noexec, sync, async, dirsync,
-    /// allow_other, allow_root, default_permissions, nonempty, foreground, commit=, password-file=, log-level=. What
-    /// only concerns mount(8) and fstab is ignored: defaults, auto, noauto, user, users, nouser, owner, group, nofail,
+    /// allow_other, allow_root, default_permissions, nonempty, foreground, commit=, commit-open=, password-file=, log-level=.
+    /// What only concerns mount(8) and fstab is ignored: defaults, auto, noauto, user, users, nouser, owner, group, nofail,
     /// _netdev, comment=, x-*.
     #[arg(short, value_name = "OPTIONS", num_args = 1, allow_hyphen_values = true)]
     pub options: Vec<OsString>,

@@ -139,6 +139,7 @@ fn store_options(plan: &MountPlan, descriptors: u64) -> StoreOptions {
     StoreOptions {
         read_only: plan.flags.is_read_only,
         commit: plan.commit,
+        open_commit: plan.commit_open,
         max_descriptors: usize::try_from(share).expect("a few thousand"),
         owner_note: format!("process {}\n", std::process::id()),
         ..StoreOptions::default()

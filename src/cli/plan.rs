@@ -41,6 +41,8 @@ pub struct MountPlan {
     pub allow_costly_kdf: bool,
     /// When closed files are committed.
     pub commit: CommitPolicy,
+    /// When files that stay open are committed.
+    pub commit_open: Duration,
     /// How the kernel shall mount it.
     pub flags: MountFlags,
 }
@@ -163,6 +165,7 @@ impl MountPlan {
             log_level: args.log_level,
             allow_costly_kdf: args.cost.allow_costly_kdf,
             commit: CommitPolicy::Interval(Duration::from_secs(5)),
+            commit_open: Duration::from_mins(1),
             flags: MountFlags {
                 is_read_only: args.read_only,
                 allow_other: args.allow_other,
@@ -176,6 +179,9 @@ impl MountPlan {
         }
         if let Some(text) = &args.commit {
             plan.commit = parse_commit(text)?;
+        }
+        if let Some(text) = &args.commit_open {
+            plan.commit_open = parse_commit_open(text)?;
         }
         if args.read_only {
             plan.flags.is_read_only = true;
@@ -214,6 +220,9 @@ impl MountPlan {
             (b"nonempty", None) => flags.nonempty = true,
             (b"foreground", None) => self.is_foreground = true,
             (b"commit", Some(value)) => self.commit = parse_commit(&text_of(key, value)?)?,
+            (b"commit-open", Some(value)) => {
+                self.commit_open = parse_commit_open(&text_of(key, value)?)?;
+            }
             (b"log-level", Some(value)) => {
                 self.log_level = text_of(key, value)?.parse().map_err(|_| {
                     CliError::usage(
@@ -276,17 +285,30 @@ fn parse_commit(text: &str) -> Result<CommitPolicy> {
     if text == "close" {
         return Ok(CommitPolicy::OnClose);
     }
-    match text.parse::<f64>() {
-        Ok(seconds) if (0.01..=86_400.0).contains(&seconds) => {
-            Ok(CommitPolicy::Interval(Duration::from_secs_f64(seconds)))
-        }
-        _ => Err(CliError::usage(
+    match parse_seconds(text) {
+        Some(interval) => Ok(CommitPolicy::Interval(interval)),
+        None => Err(CliError::usage(
             format!(
                 "commit={text:?} is neither \"close\" nor a number of seconds from 0.01 to 86400"
             ),
             "use commit=close to have each close wait until the file is durable",
         )),
     }
+}
+
+fn parse_commit_open(text: &str) -> Result<Duration> {
+    parse_seconds(text).ok_or_else(|| {
+        CliError::usage(
+            format!("commit-open={text:?} is no number of seconds from 0.01 to 86400"),
+            "leave it out to commit files that stay open every 60 s",
+        )
+    })
+}
+
+/// From 0.01 to a day.
+fn parse_seconds(text: &str) -> Option<Duration> {
+    let seconds = text.parse::<f64>().ok()?;
+    (0.01..=86_400.0).contains(&seconds).then(|| Duration::from_secs_f64(seconds))
 }
 
 #[cfg(test)]
@@ -321,13 +343,14 @@ mod tests {
             "-o",
             "ro,noatime,user=me,x-systemd.automount,x-a=b,_netdev",
             "-o",
-            "rw,nosuid,suid,noexec,,commit=0.1,password-file=/p,foreground",
+            "rw,nosuid,suid,noexec,,commit=0.1,commit-open=3,password-file=/p,foreground",
         ])
         .unwrap();
         assert!(!plan.flags.is_read_only);
         assert!(plan.flags.suid && plan.flags.noexec && !plan.flags.dev);
         assert!(plan.flags.noatime);
         assert_eq!(plan.commit, CommitPolicy::Interval(Duration::from_millis(100)));
+        assert_eq!(plan.commit_open, Duration::from_secs(3));
         assert_eq!(plan.password, PasswordSource::File("/p".into()));
         assert!(plan.is_foreground);
     }
@@ -337,6 +360,7 @@ mod tests {
         let plan = plan(&["--read-only", "--commit", "close", "-o", "rw,commit=7"]).unwrap();
         assert!(plan.flags.is_read_only);
         assert_eq!(plan.commit, CommitPolicy::OnClose);
+        assert_eq!(plan.commit_open, Duration::from_mins(1));
     }
 
     #[test]
@@ -347,6 +371,8 @@ mod tests {
             "commit",
             "commit=",
             "commit=-1",
+            "commit-open=close",
+            "commit-open=0",
             "commit=nan",
             "commit=inf",
             "commit=0",

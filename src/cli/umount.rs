@@ -20,7 +20,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// After which time everybody else is.
 const LONG_PATIENCE: Duration = Duration::from_secs(30);
 const FIRST_POLL: Duration = Duration::from_millis(2);
-const LONGEST_POLL: Duration = Duration::from_millis(100);
+const LONGEST_POLL: Duration = Duration::from_millis(10);
+/// How long the daemon gets to end once it has let go of the vault.
+const LONGEST_GOODBYE: Duration = Duration::from_millis(500);
 
 /// Runs the command.
 ///
@@ -122,7 +124,27 @@ fn wait_until_released(vault: &Path, holder: Option<&str>) -> Result<()> {
             io::Error::other("the daemon was killed, or its last commit failed"),
         ));
     }
+    wait_until_gone(holder);
     Ok(())
+}
+
+/// A process that ends still has the vault's directories open for a moment, and with them the filesystem under the vault.
+/// The note that names it is nothing to rely on, so nobody waits long.
+fn wait_until_gone(holder: Option<&str>) {
+    let pid = holder.and_then(|note| note.strip_prefix("process ")?.parse::<u32>().ok());
+    let Some(pid) = pid else { return };
+    let start = Instant::now();
+    while is_running(pid) && start.elapsed() < LONGEST_GOODBYE {
+        thread::sleep(FIRST_POLL);
+    }
+}
+
+/// Whether a process is there and has not ended; one that nobody has waited for holds nothing (proc_pid_stat(5)).
+fn is_running(pid: u32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat"))
+        .ok()
+        .and_then(|stat| stat.rsplit_once(") ").map(|(_, rest)| !rest.starts_with(['Z', 'X'])))
+        .unwrap_or(false)
 }
 
 /// Whether the last mount left the mark of a clean end; true where that cannot be seen.

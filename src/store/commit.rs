@@ -34,8 +34,10 @@ use super::tree::{Blocked, Locked, Tried, claim, clone_home};
 
 /// From this many layers on one syncfs is cheaper than one fsync each.
 const SYNC_ALL_LAYERS: usize = 8;
-/// Files in one batch of the interval's commit.
+/// Files in one batch of the interval's commit: whoever syncs one of them waits for all.
 const BATCH: usize = 512;
+/// Files in one batch when nobody waits any more.
+const LAST_BATCH: usize = 8192;
 /// How often a file is committed again because it changed meanwhile, before a waiter is answered.
 const ROUNDS: usize = 16;
 
@@ -538,28 +540,6 @@ impl<B: Backing> Store<B> {
         Ok(())
     }
 
-    /// The names that lead to `node` are durable on return, its own and those of all parents.
-    pub(super) fn sync_path(&self, node: &Arc<Node<B>>) -> Result<()> {
-        let upto = self.layer_names.latest();
-        if self.layer_names.upto() < upto && node.file().is_ok() {
-            self.layer_names.sync(upto, || {
-                self.core.backing.sync_dir(&self.core.layers).attempt("sync the layers")
-            })?;
-        }
-        let mut at = Arc::clone(node);
-        loop {
-            let (spot, change) = {
-                let place = at.place.lock();
-                match &place.home {
-                    Home::Tree(spot) => (Arc::clone(&spot.dir), place.link_seq),
-                    _ => return Ok(()),
-                }
-            };
-            spot.sync_names(&self.core, change)?;
-            at = spot;
-        }
-    }
-
     /// Gives the directories touched by publishing the times that the mount shows.
     pub(super) fn restore_touched(&self) {
         let mut touched = std::mem::take(&mut *self.touched.lock());
@@ -627,7 +607,7 @@ impl<B: Backing> Store<B> {
         }
         let now = self.core.clock.elapsed();
         let due = self.due(now, interval);
-        self.commit_batches(&due);
+        self.commit_batches(&due, BATCH);
         // What died waits as long as a commit may: names change often and settle together.
         let settle = {
             let mut last = self.settled_last.lock();
@@ -649,10 +629,29 @@ impl<B: Backing> Store<B> {
         (interval / 4).clamp(Duration::from_millis(10), Duration::from_secs(1))
     }
 
+    /// Commits everything that waits, when nobody can change or sync it any more.
+    pub(super) fn commit_the_last(&self) -> bool {
+        let mut clean = true;
+        // What one round leaves to the next is committed there.
+        for _ in 0..3 {
+            let dirty = self.queue.dirty();
+            if dirty.is_empty() {
+                break;
+            }
+            clean = self.commit_batches(&dirty, LAST_BATCH);
+        }
+        clean && self.queue.len() == 0
+    }
+
     /// Makes every replacement durable and removes what died by it.
     pub(super) fn settle_all(&self) -> bool {
         let mut clean = true;
-        for dir in self.queue.unsettled() {
+        let unsettled = self.queue.unsettled();
+        let latest = |dir: &Arc<Node<B>>| dir.dir().map_or(0, |body| body.names.latest());
+        let together = unsettled.iter().map(|dir| (Arc::clone(dir), latest(dir))).collect();
+        // Which of them it hit is told below, one by one.
+        let _ = self.sync_dirs(together);
+        for dir in unsettled {
             if let Err(error) = self.settle(&dir) {
                 super::dir::left_behind("what a directory replaced", &error);
                 self.queue.settled(dir.id());
@@ -687,9 +686,9 @@ impl<B: Backing> Store<B> {
     }
 
     /// Commits and makes durable, many files at a time.
-    pub(super) fn commit_batches(&self, nodes: &[Arc<Node<B>>]) -> bool {
+    fn commit_batches(&self, nodes: &[Arc<Node<B>>], batch: usize) -> bool {
         let mut clean = true;
-        for batch in nodes.chunks(BATCH) {
+        for batch in nodes.chunks(batch) {
             if let Err(error) = self.commit(batch) {
                 log::warn!(
                     "a commit failed and will be tried again: {}",
@@ -697,13 +696,11 @@ impl<B: Backing> Store<B> {
                 );
                 clean = false;
             }
-            self.restore_touched();
-            for node in batch {
-                if let Err(error) = self.sync_path(node) {
-                    log::warn!("names are not durable: {}", super::error::chain(&error));
-                    clean = false;
-                }
-            }
+        }
+        self.restore_touched();
+        if let Err(error) = self.sync_paths(nodes) {
+            log::warn!("names are not durable: {}", super::error::chain(&error));
+            clean = false;
         }
         clean
     }

@@ -296,6 +296,7 @@ impl<B: Backing> Node<B> {
         let first = dir.state.lock().sync_first.clone();
         // A sync that began before a move was noted says nothing about the move's source.
         if first.is_empty() && dir.names.upto() >= change {
+            self.forget_durable(&first);
             return Ok(());
         }
         let chained = first.iter().any(|(source, _)| {
@@ -311,12 +312,18 @@ impl<B: Backing> Node<B> {
             }
         }
         self.sync_names_plainly(core, change)?;
+        self.forget_durable(&first);
+        Ok(())
+    }
+
+    /// Forgets what had to be remembered of names until now, and the moves whose sources `first` are durable.
+    pub(super) fn forget_durable(&self, first: &[(Arc<Self>, u64)]) {
+        let Ok(dir) = self.dir() else { return };
         let mut state = dir.state.lock();
         let upto = dir.names.upto();
         state.vacated.retain(|_, vacated| vacated.change > upto);
         state.buried.retain(|_, change| *change > upto);
         state.sync_first.retain(|(s, c)| !first.iter().any(|(t, d)| Arc::ptr_eq(s, t) && c <= d));
-        Ok(())
     }
 
     /// A sync of its names failed: no later one proves anything.

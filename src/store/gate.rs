@@ -47,6 +47,15 @@ impl SyncGate {
         self.state.lock().upto
     }
 
+    /// Every change up to `change` is durable by a sync that was not asked for here.
+    pub fn cover(&self, change: u64) {
+        let mut state = self.state.lock();
+        // After a failed sync a later one proves nothing.
+        if !state.failed {
+            state.upto = state.upto.max(change);
+        }
+    }
+
     /// A sync failed that was not asked for here.
     pub fn fail(&self) {
         self.state.lock().failed = true;

@@ -74,13 +74,13 @@ pub(crate) fn end<B: Backing>(backing: &B, control: &B::Dir) {
 }
 
 /// The holder's note, as far as it can be shown.
-fn note<B: Backing>(backing: &B, control: &B::Dir) -> Option<String> {
+pub(super) fn note<B: Backing>(backing: &B, control: &B::Dir) -> Option<String> {
     let file = backing.open(control, NAME).ok()?;
     let len = file.stat().ok()?.len.min(NOTE_LEN_MAX);
     let mut bytes = vec![0; usize::try_from(len).ok()?];
     file.read_at(0, &mut bytes).ok()?;
     let text = String::from_utf8_lossy(&bytes);
-    let line: String = text.lines().next()?.chars().filter(|c| !c.is_control()).collect();
+    let line: String = text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     (!line.is_empty()).then_some(line)
 }
 

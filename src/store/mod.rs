@@ -4,12 +4,13 @@
 //! |---|---|
 //! | `core` | disk, keys, settings, budgets: what everything else needs |
 //! | `node` | one live inode, the locks and their order |
-//! | `tree`, `rename`, `settle`, `dir`, `dirmap` | names: lookups, renames, what is pending and what is dead |
+//! | `tree`, `rename`, `conflict`, `settle`, `dir`, `dirmap` | names: lookups, renames, what is pending and what is dead |
 //! | `file`, `edit`, `runs` | reading and changing one file |
 //! | `gone` | the end of a file without names |
 //! | `special` | links, fifos, sockets, devices: what is made whole |
 //! | `layer`, `snapshot` | committed versions |
 //! | `temp`, `finish`, `commit` | the way of an edit into the tree; `commit` is the protocol |
+//! | `durable` | names that must survive a cut |
 //! | `queue`, `residents`, `gate` | who waits, what is resident, syncs shared |
 //! | `lock`, `recover`, `intent` | before the first operation of a mount |
 //!
@@ -27,9 +28,11 @@ use crate::entropy::Entropy;
 use crate::format::{EntryId, EntryKind, LengthClass, OpenVault};
 
 mod commit;
+mod conflict;
 mod core;
 mod dir;
 mod dirmap;
+mod durable;
 mod edit;
 mod error;
 mod file;
@@ -634,16 +637,8 @@ impl<B: Backing> Store<B> {
     pub fn close(&self) -> Result<()> {
         let mut clean = true;
         if !self.core.options.read_only {
-            for _ in 0..3 {
-                let dirty = self.queue.dirty();
-                if dirty.is_empty() {
-                    break;
-                }
-                clean = self.commit_batches(&dirty);
-            }
+            clean &= self.commit_the_last();
             self.restore_touched();
-            let everything = self.queue.len() == 0;
-            clean &= everything;
             clean &= self.settle_all();
             // Moves, removals and new directories that no commit had to sync.
             if let Err(error) = self.core.backing.sync_all(&self.core.root) {

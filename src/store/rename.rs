@@ -67,7 +67,9 @@ impl<B: Backing> Store<B> {
     ) -> Result<()> {
         self.check_change(name)?;
         check_name(to_name)?;
+        self.keep_shown_name(to_dir, to_name)?;
         if flags == RenameFlags::Exchange {
+            self.keep_shown_name(dir, name)?;
             return self.exchange(dir, name, to_dir, to_name);
         }
         self.try_until(|| self.try_rename(dir, name, to_dir, to_name, flags))

@@ -488,3 +488,35 @@ fn no_commit_takes_an_attribute_back() {
         assert_eq!(lost, 0);
     });
 }
+
+#[test]
+fn what_an_interval_commits_in_many_directories_is_durable_with_one_sync() {
+    let disk = vault();
+    let commit = CommitPolicy::Interval(Duration::ZERO);
+    let store = mount_with(&disk, StoreOptions { commit, ..StoreOptions::default() });
+    let dirs: Vec<TestNode> = (0..20)
+        .map(|n| store.mkdir(&store.root(), format!("d{n}").as_bytes(), &NEW).unwrap())
+        .collect();
+    for (n, dir) in dirs.iter().enumerate() {
+        let node = store.create(dir, b"f", &NEW).unwrap();
+        store.open_file(&node, true).unwrap();
+        store.write(&node, 0, &[u8::try_from(n).unwrap(); 100]).unwrap();
+        store.flush(&node).unwrap();
+        store.close_file(&node, true);
+    }
+    // One that was moved, and whose old place must be durable before the new one.
+    store.rename(&dirs[3], b"f", &dirs[4], b"moved", RenameFlags::Replace).unwrap();
+    disk.reset_counters();
+    store.tick();
+    assert!(disk.counters().of(CallKind::SyncDir) < 5, "{:?}", disk.counters());
+    for (rule, after) in crashes(&disk) {
+        let store = mount(&after);
+        for n in 0..20_u8 {
+            let (dir, name) = if n == 3 { (4, "moved") } else { (n, "f") };
+            let dir = store.lookup(&store.root(), format!("d{dir}").as_bytes()).unwrap();
+            let content = get(&store, &dir, name.as_bytes());
+            assert_eq!(content.unwrap(), [n; 100], "{rule:?}");
+        }
+    }
+    drop(dirs);
+}

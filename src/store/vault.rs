@@ -29,8 +29,6 @@ const SUBDIRS: [&[u8]; 3] = [b"tmp", b"layers", b"inodes"];
 
 /// Longest `vault.toml`, in bytes.
 pub const CONFIG_MAX_LEN: u64 = 64 << 10;
-/// Longest note about who mounts that is shown, in bytes.
-const NOTE_MAX_LEN: u64 = 200;
 
 const DIR_MODE: u32 = 0o700;
 const CONFIG_MODE: u32 = 0o600;
@@ -284,14 +282,7 @@ pub fn ended_cleanly<B: Backing>(backing: &B) -> bool {
 /// What the lock file says about its holder: printable, one line; `None` if nothing. Written by whoever can write the
 /// vault: for showing only.
 pub fn lock_note<B: Backing>(backing: &B) -> Option<String> {
-    let control = backing.open_dir(&backing.root().ok()?, CONTROL_DIR).ok()?;
-    let file = backing.open(&control, LOCK_FILE).ok()?;
-    let len = file.stat().ok()?.len.min(NOTE_MAX_LEN);
-    let mut bytes = vec![0; usize::try_from(len).ok()?];
-    file.read_at(0, &mut bytes).ok()?;
-    let text = String::from_utf8_lossy(&bytes);
-    let line: String = text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    (!line.is_empty()).then_some(line)
+    super::lock::note(backing, &open_control(backing).ok()?)
 }
 
 fn open_control<B: Backing>(backing: &B) -> Result<B::Dir> {

@@ -66,7 +66,14 @@ fn mount_goes_to_the_background_and_umount_waits_for_the_last_commit() {
         let path = vault.mountpoint().join(format!("file {round}"));
         assert_eq!(fs::read_dir(vault.mountpoint()).unwrap().count(), round);
         fs::write(&path, vec![round as u8; 2_000_000]).unwrap();
+        let holder = fs::read_to_string(vault.dir().join(".akasha/lock")).unwrap();
+        let daemon = Path::new("/proc").join(holder.trim().strip_prefix("process ").unwrap());
+        // What it has open: nothing of a process that ended.
+        let open = || fs::read_dir(daemon.join("fd")).map_or(0, Iterator::count);
+        assert!(open() > 0);
         mounted.stop();
+        // Else the filesystem under the vault would be busy still.
+        assert_eq!(open(), 0);
         assert!(vault.leftovers().is_empty());
         assert_eq!(fs::read_dir(vault.mountpoint()).unwrap().count(), 0);
     }

@@ -1,0 +1,106 @@
+//! The durability of names: of the path that leads to a file, and of many directories at once.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
+
+use crate::backing::Backing;
+use crate::format::EntryId;
+
+use super::Store;
+use super::error::{Attempt, Result};
+use super::node::{Home, Node};
+
+/// From this many directories on one syncfs is cheaper than one fsync each.
+const SYNC_ALL_DIRS: usize = 8;
+
+/// Directories by id, each with the change that must become durable.
+type Changes<B> = HashMap<EntryId, (Arc<Node<B>>, u64)>;
+
+impl<B: Backing> Store<B> {
+    /// The names that lead to `node` are durable on return, its own and those of all parents.
+    pub(super) fn sync_path(&self, node: &Arc<Node<B>>) -> Result<()> {
+        if node.file().is_ok() {
+            self.sync_layer_names()?;
+        }
+        let mut at = Arc::clone(node);
+        while let Some((dir, change)) = name_of(&at) {
+            dir.sync_names(&self.core, change)?;
+            at = dir;
+        }
+        Ok(())
+    }
+
+    /// As [`Store::sync_path`] for many files: directories that many paths share are synced once, and many
+    /// directories together.
+    pub(super) fn sync_paths(&self, nodes: &[Arc<Node<B>>]) -> Result<()> {
+        let mut changes = Changes::new();
+        for node in nodes {
+            let mut at = Arc::clone(node);
+            while let Some((dir, change)) = name_of(&at) {
+                match changes.entry(dir.id()) {
+                    Entry::Vacant(entry) => entry.insert((Arc::clone(&dir), change)),
+                    Entry::Occupied(mut entry) => {
+                        // Whoever came this way before has noted all parents.
+                        entry.get_mut().1 = change.max(entry.get().1);
+                        break;
+                    }
+                };
+                at = dir;
+            }
+        }
+        self.sync_layer_names()?;
+        self.sync_dirs(changes.into_values().collect())
+    }
+
+    /// Makes the changes of these directories durable, all at once where they are many.
+    pub(super) fn sync_dirs(&self, mut dirs: Vec<(Arc<Node<B>>, u64)>) -> Result<()> {
+        dirs.retain(|(dir, change)| dir.dir().is_ok_and(|body| body.names.upto() < *change));
+        if dirs.len() >= SYNC_ALL_DIRS && self.core.backing.sync_all_is_sound() {
+            return self.sync_dirs_together(&dirs);
+        }
+        for (dir, change) in &dirs {
+            dir.sync_names(&self.core, *change)?;
+        }
+        Ok(())
+    }
+
+    fn sync_dirs_together(&self, dirs: &[(Arc<Node<B>>, u64)]) -> Result<()> {
+        // What is counted from here on may miss the sync.
+        let mut covered = Vec::new();
+        for (dir, _) in dirs {
+            let body = dir.dir()?;
+            let state = body.state.lock();
+            covered.push((body.names.latest(), state.sync_first.clone()));
+        }
+        let synced = self.core.backing.sync_all(&self.core.root).attempt("sync the vault");
+        for ((dir, _), (latest, first)) in dirs.iter().zip(&covered) {
+            if synced.is_err() {
+                dir.names_failed();
+            } else {
+                dir.dir()?.names.cover(*latest);
+                dir.forget_durable(first);
+            }
+        }
+        synced
+    }
+
+    /// The names of older layers that exchanges made.
+    fn sync_layer_names(&self) -> Result<()> {
+        let upto = self.layer_names.latest();
+        if self.layer_names.upto() >= upto {
+            return Ok(());
+        }
+        self.layer_names
+            .sync(upto, || self.core.backing.sync_dir(&self.core.layers).attempt("sync the layers"))
+    }
+}
+
+/// The directory that the backing entry of `node` is in, and the change that put it there.
+fn name_of<B: Backing>(node: &Arc<Node<B>>) -> Option<(Arc<Node<B>>, u64)> {
+    let place = node.place.lock();
+    match &place.home {
+        Home::Tree(spot) => Some((Arc::clone(&spot.dir), place.link_seq)),
+        _ => None,
+    }
+}
