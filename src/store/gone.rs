@@ -13,6 +13,7 @@ use super::Store;
 use super::core::Core;
 use super::dir::{DirState, Doom, left_behind};
 use super::error::{Attempt, Result};
+use super::finish::is_small;
 use super::node::{Ghost, Home, Node, PendingAttr};
 use super::tree::has_handles;
 
@@ -153,11 +154,33 @@ impl<B: Backing> Store<B> {
             (matches!(home, Home::Pending), matches!(home, Home::Tree(_) | Home::Ghost(_)))
         };
         if pending {
-            // Whoever looked it up before it was unlinked may be about to open it: its content goes with the node.
-            self.queue.remove(node.id());
+            self.let_go(node);
         } else if !keeps {
             self.discard(node);
         }
+    }
+
+    /// An unlinked file that was never published and that nobody has open. Somebody may have looked it up and be about to
+    /// open it, so that its content goes with the node, unless it takes room on the disk: that is free at once.
+    pub(super) fn let_go(&self, node: &Arc<Node<B>>) {
+        self.queue.remove(node.id());
+        let takes_room = node.file().is_ok_and(|body| {
+            let state = body.state.read();
+            let mut edits = state.open.iter().chain(state.frozen.as_deref());
+            edits.any(|edit| !is_small(&self.core, edit))
+        });
+        if !takes_room {
+            return;
+        }
+        {
+            // Whoever opens it counts himself first and then looks whether it is gone.
+            let mut place = node.place.lock();
+            if has_handles(node) || !matches!(place.home, Home::Pending) {
+                return;
+            }
+            place.home = Home::Gone;
+        }
+        self.discard(node);
     }
 
     /// Removes a ghost's file; `doom` has its older layers removed once its name is durably gone.

@@ -339,8 +339,7 @@ impl<B: Backing> Store<B> {
                 self.queue.make_eligible(node, self.core.clock.elapsed());
             }
         } else if !has_handles(node) {
-            // Its content goes with the node: somebody may have looked it up and be about to open it.
-            self.queue.remove(node.id());
+            self.let_go(node);
         }
         Ok(())
     }
