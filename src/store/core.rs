@@ -83,6 +83,8 @@ pub(crate) struct Core<B: Backing> {
     pub tmp: B::Dir,
     /// `.akasha/layers`
     pub layers: B::Dir,
+    /// `.akasha/inodes`
+    pub inodes: B::Dir,
     /// Plaintext bytes buffered in edits, over all files.
     pub buffered: AtomicU64,
     /// The largest commit stamp given or seen.
@@ -101,6 +103,7 @@ pub(crate) struct ControlDirs<B: Backing> {
     pub control: B::Dir,
     pub tmp: B::Dir,
     pub layers: B::Dir,
+    pub inodes: B::Dir,
 }
 
 /// The vault's keys and fixed parameters.
@@ -133,6 +136,7 @@ impl<B: Backing> Core<B> {
             control: dirs.control,
             tmp: dirs.tmp,
             layers: dirs.layers,
+            inodes: dirs.inodes,
             buffered: AtomicU64::new(0),
             stamp: AtomicU64::new(0),
             devices: RwLock::new(HashMap::new()),

@@ -15,7 +15,7 @@ use crate::format::{BackingName, Entry, EntryId, EntryKind, NameClass, classify_
 use super::core::Core;
 use super::dirmap::{DirMap, MapEntry};
 use super::error::{Attempt, Result, StoreError};
-use super::node::{Node, TreeSpot};
+use super::node::{Node, TreeSpot, backing_name};
 
 /// Shortest sealed entry that is too long for a backing name, in bytes.
 const SIDECAR_LEN_MIN: u64 = 256;
@@ -28,6 +28,8 @@ pub(crate) struct DirState<B: Backing> {
     pub map: Option<DirMap>,
     /// What published entries say they replace.
     pub replaces: HashMap<EntryId, EntryId>,
+    /// The files that names here are of: those that have several.
+    pub links: HashMap<EntryId, EntryId>,
     /// The backing names behind the stand-ins for what does not decrypt.
     pub damaged: HashMap<EntryId, Vec<u8>>,
     /// Entries shown under another name than they are sealed under (conflicts).
@@ -89,6 +91,8 @@ pub(crate) enum Doom {
     Sidecar(Vec<u8>),
     /// Every older layer of a file that is gone.
     AllLayers(EntryId),
+    /// A file that lost the last of its several names.
+    Inode(EntryId),
     /// Older layers that the published version no longer refers to.
     Layers(EntryId, Vec<crate::format::ObjectId>),
 }
@@ -98,6 +102,7 @@ impl<B: Backing> DirState<B> {
         DirState {
             map: None,
             replaces: HashMap::new(),
+            links: HashMap::new(),
             damaged: HashMap::new(),
             sealed_as: HashMap::new(),
             under: HashMap::new(),
@@ -140,6 +145,7 @@ impl<B: Backing> DirState<B> {
     pub fn unload(&mut self) {
         self.map = None;
         self.replaces.clear();
+        self.links.clear();
         self.damaged.clear();
         self.sealed_as.clear();
     }
@@ -151,6 +157,25 @@ impl<B: Backing> DirState<B> {
             name: self.sealed_as.get(&id).cloned().unwrap_or_else(|| name.into()),
             replaces: self.replaces.get(&id).copied(),
         }
+    }
+
+    /// The backing name of the entry `id` at `spot`, which is in this directory.
+    pub fn backing_name(
+        &self,
+        core: &Core<B>,
+        spot: &TreeSpot<B>,
+        id: EntryId,
+        kind: EntryKind,
+    ) -> BackingName {
+        let what = Entry {
+            kind,
+            id,
+            inode: self.links.get(&id).copied(),
+            replaces: spot.replaces,
+            rdev: None,
+            name: spot.name.to_vec(),
+        };
+        backing_name(core, spot.dir.id(), what)
     }
 
     /// Shows a new modification time from now on.
@@ -205,7 +230,10 @@ impl<B: Backing> Node<B> {
             match opened {
                 Some(entry) if kind_agrees(entry.kind, raw.kind) => {
                     if let Some(rdev) = entry.rdev {
-                        core.see_device(entry.id, rdev);
+                        core.see_device(entry.inode.unwrap_or(entry.id), rdev);
+                    }
+                    if let Some(inode) = entry.inode {
+                        state.links.insert(entry.id, inode);
                     }
                     entries.push((entry, raw.name));
                 }

@@ -6,6 +6,7 @@
 //! | `node` | one live inode, the locks and their order |
 //! | `tree`, `rename`, `conflict`, `settle`, `dir`, `dirmap` | names: lookups, renames, what is pending and what is dead |
 //! | `file`, `edit`, `runs` | reading and changing one file |
+//! | `names` | a file with several names: hard links |
 //! | `gone` | the end of a file without names |
 //! | `special` | links, fifos, sockets, devices: what is made whole |
 //! | `layer`, `snapshot` | committed versions |
@@ -16,8 +17,8 @@
 //!
 //! The same code runs on the real and on the simulated disk; it starts no threads of its own.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -42,6 +43,7 @@ mod gone;
 mod intent;
 mod layer;
 mod lock;
+mod names;
 mod node;
 mod queue;
 mod recover;
@@ -171,6 +173,13 @@ pub struct Store<B: Backing> {
     cache: DirCache<B>,
     /// Durability of the names in `.akasha/layers` that exchanges made.
     layer_names: SyncGate,
+    /// Durability of the names in `.akasha/inodes`.
+    inode_names: SyncGate,
+    /// Held by who publishes a file there, who changes attributes of one, and who makes one a file of a single name again.
+    /// In the order of locks between `dir.state` and `node.place`.
+    inode_lock: Mutex<()>,
+    /// Whether the backing filesystem has hard links.
+    native_links: OnceLock<bool>,
     /// One exchange of names at a time: there is one intent.
     exchanges: Mutex<()>,
     /// Directories whose times a commit disturbed.
@@ -201,6 +210,7 @@ impl<B: Backing> Store<B> {
         let dirs = ControlDirs {
             tmp: lock::control_subdir(&*backing, &control, b"tmp", &options)?,
             layers: lock::control_subdir(&*backing, &control, b"layers", &options)?,
+            inodes: lock::control_subdir(&*backing, &control, b"inodes", &options)?,
             root,
             control,
         };
@@ -218,7 +228,7 @@ impl<B: Backing> Store<B> {
         }
         let cached = options.max_cached_entries;
         let core = Arc::new(Core::new(backing, keys, dirs, options, entropy, clock));
-        let place = Place { link: None, home: Home::Root, link_seq: 0, away: false };
+        let place = Place::new(None, Home::Root, 0);
         let root = Node::new(EntryId::ROOT, EntryKind::Dir, place);
         let nodes = Nodes::new();
         nodes.insert(&root);
@@ -229,6 +239,9 @@ impl<B: Backing> Store<B> {
             queue: Queue::new(),
             cache: DirCache::new(cached),
             layer_names: SyncGate::new(),
+            inode_names: SyncGate::new(),
+            inode_lock: Mutex::new(()),
+            native_links: OnceLock::new(),
             exchanges: Mutex::new(()),
             touched: Mutex::new(Vec::new()),
             settled_last: Mutex::new(Duration::ZERO),
@@ -262,6 +275,7 @@ impl<B: Backing> Store<B> {
         match &node.body {
             Body::Dir(_) => self.dir_attr(node),
             Body::File(_) => self.file_attr(node),
+            Body::Name(inode) => self.file_attr(inode),
             Body::Damaged => {
                 let stat = node.stat_home(&self.core)?;
                 Ok(Attr { size: 0, mode: 0, nlink: 1, ..attr_of(node, &stat) })
@@ -315,8 +329,8 @@ impl<B: Backing> Store<B> {
             let times = edit.map(|edit| (state.set_mtime.unwrap_or(edit.mtime), edit.ctime));
             (state.size(), state.attr, times)
         };
-        let unlinked = node.place.lock().link.is_none();
-        let nlink = u32::from(!unlinked);
+        let unlinked = node.place.lock().is_nameless();
+        let nlink = self.link_count(node);
         if let Some(attr) = pending {
             let size = size.unwrap_or(0);
             let (mtime, ctime) = edited.unwrap_or((attr.mtime, attr.ctime));
@@ -392,18 +406,21 @@ impl<B: Backing> Store<B> {
     ) -> Result<bool> {
         let dir_of = || {
             let place = node.place.lock();
-            match (&place.home, &place.link) {
+            let dir = match (&place.home, &place.link) {
                 (Home::Tree(spot), _) => Some(Arc::clone(&spot.dir)),
                 (Home::Pending, Some(link)) => Some(Arc::clone(&link.dir)),
                 _ => None,
-            }
+            };
+            (dir, place.names.is_some())
         };
-        let dir = dir_of();
+        let (dir, named) = dir_of();
         let _names = match &dir {
             Some(dir) => Some(dir.dir()?.state.lock()),
             None => None,
         };
-        if dir_of().map(|dir| dir.id()) != dir.as_ref().map(|dir| dir.id()) {
+        let _inode = named.then(|| self.inode_lock.lock());
+        let now = dir_of();
+        if (now.0.map(|dir| dir.id()), now.1) != (dir.as_ref().map(|dir| dir.id()), named) {
             return Ok(false);
         }
         // In memory only: not published yet, or removed while the kernel holds it.
@@ -506,7 +523,7 @@ impl<B: Backing> Store<B> {
             }
             (write && state.writers == 0, last)
         };
-        let unlinked = node.place.lock().link.is_none();
+        let unlinked = node.place.lock().is_nameless();
         if unlinked && last {
             self.drop_unlinked(node);
         } else if (last_writer || last) && node.waits() {
@@ -594,7 +611,7 @@ impl<B: Backing> Store<B> {
             let empty = body.state.read().open.as_ref().is_some_and(|edit| edit.size == 0);
             return if empty { Ok(()) } else { self.fsync(node) };
         }
-        if node.place.lock().link.is_none() {
+        if node.place.lock().is_nameless() {
             // Unlinked: nothing of it will ever be published.
             return Ok(());
         }

@@ -197,7 +197,7 @@ impl Builder<'_> {
 
     fn new_entry(&self, kind: EntryKind, name: &[u8], replaces: Option<EntryId>) -> Entry {
         let id = EntryId::random(&self.entropy);
-        Entry { kind, id, replaces, rdev: None, name: name.to_vec() }
+        Entry { kind, id, inode: None, replaces, rdev: None, name: name.to_vec() }
     }
 
     fn dir(&mut self, parent: &Dir, name: &[u8]) -> Dir {
