@@ -12,6 +12,7 @@ use crate::format::Geometry;
 use crate::format::config::{self, ConfigParams, KdfParams};
 
 mod special;
+mod times;
 
 const NEW: NewAttr = NewAttr { mode: 0o644, uid: 0, gid: 0 };
 
