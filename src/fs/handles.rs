@@ -19,6 +19,8 @@ pub struct Handle(pub u64);
 pub(super) struct FileHandle<B: Backing> {
     pub node: Arc<Node<B>>,
     pub access: Access,
+    /// Whether reading through it moves the access time.
+    pub moves_atime: bool,
     /// Bytes written through it since its last flush.
     pub unflushed: AtomicU64,
 }

@@ -26,5 +26,5 @@ mod session;
 mod tune;
 
 pub use mount::MountError;
-pub use options::{MountOptions, UnknownOption};
+pub use options::MountOptions;
 pub use session::{ServeError, serve};

@@ -30,6 +30,7 @@ use super::gate::SyncGate;
 use super::names::{Names, StubTemp};
 use super::residents::Evictable;
 use super::snapshot::Snapshot;
+use super::times::HeldTimes;
 
 /// How often an object that moves while it is being opened is looked for again.
 const MOVES_FOLLOWED: usize = 64;
@@ -39,6 +40,7 @@ pub struct Node<B: Backing> {
     id: EntryId,
     kind: EntryKind,
     pub(crate) place: Mutex<Place<B>>,
+    pub(crate) times: Mutex<HeldTimes>,
     pub(crate) body: Body<B>,
 }
 
@@ -264,7 +266,7 @@ impl<B: Backing> Node<B> {
                 commit: Mutex::new(CommitState { finished: None, covers: 0, stub: None }),
             }),
         };
-        Arc::new(Node { id, kind, place: Mutex::new(place), body })
+        Arc::new(Node { id, kind, place: Mutex::new(place), times: Mutex::default(), body })
     }
 
     /// One of several names of `inode`.
