@@ -223,8 +223,7 @@ impl<B: Backing> Store<B> {
     /// After a failed sync nothing of the layer can be trusted: it is built again under another id if
     /// everything is still in memory, else the changes are lost and every handle is told so.
     fn sync_failed(&self, node: &Arc<Node<B>>, guard: &mut CommitState<B>) {
-        // Under a new name the next time.
-        guard.stub = None;
+        self.discard_stub(guard);
         if guard.finished.take().is_none() {
             return;
         }

@@ -154,6 +154,7 @@ impl<B: Backing> Store<B> {
             return Err(StoreError::Io { what: "count the names of a file", source });
         }
         self.try_until(|| self.try_link(node, dir, name))?;
+        node.note_changed(self.core.now());
         self.note_waiting(node);
         Ok(())
     }
@@ -391,6 +392,7 @@ impl<B: Backing> Store<B> {
         self.collapse(&mut locked, dir, name, &going, &other, &at)?;
         drop(locked);
         let node = going.inode();
+        node.note_changed(self.core.now());
         if node.waits() {
             self.note_waiting(node);
         }
@@ -460,6 +462,7 @@ impl<B: Backing> Store<B> {
         let node = name.inode();
         name.place.lock().home = Home::Gone;
         state.links.remove(&name.id());
+        node.note_changed(self.core.now());
         let unlinked = {
             let mut place = node.place.lock();
             let Some(names) = &mut place.names else { return Ok(()) };
@@ -490,6 +493,7 @@ impl<B: Backing> Store<B> {
         let inode = state.links.get(&name).and_then(|inode| self.nodes.get(*inode));
         if let Some(node) = inode {
             node.with_names(|names| names.hidden.push(name));
+            node.note_changed(self.core.now());
         }
     }
 
@@ -504,6 +508,7 @@ impl<B: Backing> Store<B> {
     ) {
         let live = self.nodes.get(inode);
         let waiting = live.as_ref().and_then(|node| {
+            node.note_changed(self.core.now());
             node.with_names(|names| {
                 names.hidden.retain(|hidden| *hidden != name);
                 !names.waiting.is_empty()
@@ -597,6 +602,15 @@ impl<B: Backing> Store<B> {
         Ok(())
     }
 
+    /// Forgets a stub that did not come to its place.
+    pub(super) fn discard_stub(&self, guard: &mut CommitState<B>) {
+        if let Some(stub) = guard.stub.take()
+            && let Err(error) = self.core.backing.unlink(&self.core.tmp, &stub.name)
+        {
+            log::warn!("a stub stays behind until the next mount: {error}");
+        }
+    }
+
     /// The first two steps of publishing files with several names, for all of `works` at a time.
     pub(super) fn publish_inodes(
         &self,
@@ -616,7 +630,7 @@ impl<B: Backing> Store<B> {
                 });
             };
         attempt(works, &mut |work| {
-            if work.node.has_names() {
+            if work.node.has_names() || work.guard.stub.is_some() {
                 touched = true;
                 self.publish_inode(work)?;
             }
@@ -657,6 +671,7 @@ impl<B: Backing> Store<B> {
         let _alone = self.inode_lock.lock();
         if !node.has_names() {
             // All names but one are gone again.
+            self.discard_stub(guard);
             return Ok(());
         }
         let inode = inode_file_name(node.id());
@@ -668,6 +683,10 @@ impl<B: Backing> Store<B> {
             node.with_names(|names| names.has_stub = true);
             guard.stub = None;
             self.inode_names.count();
+        }
+        if node.with_names(|names| names.has_stub) != Some(true) {
+            // It got its second name a moment ago: the next round is for it.
+            return Ok(());
         }
         match clone_home(node) {
             Home::Tree(spot) => {

@@ -272,7 +272,8 @@ impl<B: Backing> Node<B> {
     /// One of several names of `inode`.
     pub(crate) fn new_name(id: EntryId, inode: &Arc<Self>, place: Place<B>) -> Arc<Self> {
         let body = Body::Name(Arc::clone(inode));
-        Arc::new(Node { id, kind: inode.kind, place: Mutex::new(place), body })
+        let (place, times) = (Mutex::new(place), Mutex::default());
+        Arc::new(Node { id, kind: inode.kind, place, times, body })
     }
 
     /// The file that it is a name of, else itself.

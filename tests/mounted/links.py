@@ -168,10 +168,20 @@ def check(directory):
     assert filecmp.cmp("tree/src/deep/link me", "snapshot 1/src/deep/link me", shallow=False)
 
 
+def sync(directory):
+    """All of it durable: names through their directories."""
+    for path, _, names in os.walk(directory):
+        for name in [os.path.join(path, name) for name in names] + [path]:
+            if stat.S_ISREG(os.lstat(name).st_mode) or name == path:
+                file = os.open(name, os.O_RDONLY)
+                os.fsync(file)
+                os.close(file)
+
+
 def remove(directory):
     os.chdir(directory)
     subprocess.run(["sh", "-c", "rm -rf -- *"], check=True)
     assert os.listdir(".") == []
 
 
-main(do=do, check=check, remove=remove)
+main(do=do, sync=sync, check=check, remove=remove)

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::harness::{Mount, Setup, run, succeed};
+use super::harness::{Mount, Setup};
 
 fn left_in(mount: Mount, below: &[&str]) -> Vec<PathBuf> {
     let vault = mount.unmount();
@@ -36,8 +36,7 @@ fn linked_names_survive_a_killed_daemon() {
     let Some(mount) = Mount::new() else { return };
     std::fs::create_dir(mount.path("dir")).unwrap();
     mount.python_in("dir", "links.py", &["do"]);
-    // Everything, by one sync of the filesystem.
-    succeed(run("sync").arg("-f").arg(mount.path("dir")));
+    mount.python_in("dir", "links.py", &["sync"]);
     let mount = mount.kill().mount();
     mount.python_in("dir", "links.py", &["check"]);
     mount.python_in("dir", "links.py", &["remove"]);
