@@ -290,6 +290,9 @@ impl<B: Backing> Node<B> {
                 state.doomed.push(Doomed { change, name: Box::default(), what });
             }
             for (entry, backing) in dead.replaced {
+                if let Some(inode) = entry.inode {
+                    core.hide_name(inode, entry.id);
+                }
                 let backing =
                     BackingName { name: backing, sidecar: sidecar_of(core, self.id(), &entry) };
                 state.doomed.push(Doomed {

@@ -41,8 +41,6 @@ const NAMES_MAX: u32 = 64_000;
 pub(crate) struct Names<B: Backing> {
     /// Names that are to appear, or to move, at the next commit. The directories that show them hold them.
     pub waiting: Vec<Weak<Node<B>>>,
-    /// Published names that the mount no longer shows.
-    hidden: Vec<EntryId>,
     /// Directories where names of it appeared by changes that may not be durable.
     recent: Vec<(Arc<Node<B>>, u64)>,
     /// The change by which a name took the place of the file's own, as long as that may not be durable.
@@ -59,7 +57,6 @@ impl<B: Backing> Names<B> {
     fn new(has_stub: bool) -> Box<Self> {
         Box::new(Names {
             waiting: Vec::new(),
-            hidden: Vec::new(),
             recent: Vec::new(),
             covered: None,
             has_stub,
@@ -279,7 +276,7 @@ impl<B: Backing> Store<B> {
 
     /// The number of names that the mount shows.
     pub(super) fn link_count(&self, node: &Arc<Node<B>>) -> u32 {
-        let (new, hidden, has_stub) = {
+        let (new, has_stub) = {
             let place = node.place.lock();
             let Some(names) = &place.names else { return u32::from(place.link.is_some()) };
             let waiting = names.waiting();
@@ -288,9 +285,10 @@ impl<B: Backing> Store<B> {
                 place.link.is_some() && matches!(place.home, Home::Pending)
             };
             let new = waiting.iter().filter(is_new).count();
-            (new, names.hidden.len(), names.has_stub && names.gone.is_none())
+            (new, names.has_stub && names.gone.is_none())
         };
         let native = if has_stub { self.stub_links(node.id()).unwrap_or(2) - 1 } else { 0 };
+        let hidden = self.core.hidden_names(node.id());
         (native as usize + new).saturating_sub(hidden).try_into().unwrap_or(u32::MAX)
     }
 
@@ -490,9 +488,9 @@ impl<B: Backing> Store<B> {
 
     /// The mount shows another entry in the place of this published name.
     pub(super) fn name_hidden(&self, state: &DirState<B>, name: EntryId) {
-        let inode = state.links.get(&name).and_then(|inode| self.nodes.get(*inode));
-        if let Some(node) = inode {
-            node.with_names(|names| names.hidden.push(name));
+        let Some(inode) = state.links.get(&name) else { return };
+        self.core.hide_name(*inode, name);
+        if let Some(node) = self.nodes.get(*inode) {
             node.note_changed(self.core.now());
         }
     }
@@ -506,13 +504,11 @@ impl<B: Backing> Store<B> {
         state: &mut DirState<B>,
         change: u64,
     ) {
+        self.core.forget_name(inode, name);
         let live = self.nodes.get(inode);
         let waiting = live.as_ref().and_then(|node| {
             node.note_changed(self.core.now());
-            node.with_names(|names| {
-                names.hidden.retain(|hidden| *hidden != name);
-                !names.waiting.is_empty()
-            })
+            node.with_names(|names| !names.waiting.is_empty())
         });
         if waiting == Some(true) || self.stub_links(inode).is_ok_and(|links| links > 1) {
             return;
