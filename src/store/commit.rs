@@ -30,7 +30,7 @@ use super::dirmap::MapEntry;
 use super::error::{Attempt, Result, StoreError};
 use super::finish::{self, Finished, older_spot};
 use super::node::{CommitState, FileBody, FileState, Ghost, Home, Link, Node, TreeSpot};
-use super::tree::{Blocked, Locked, Tried, claim};
+use super::tree::{Blocked, Locked, Tried};
 
 /// From this many layers on one syncfs is cheaper than one fsync each.
 const SYNC_ALL_LAYERS: usize = 8;
@@ -353,7 +353,7 @@ impl<B: Backing> Store<B> {
             return Ok(Tried::Blocked(Blocked::Again));
         }
         let Some(finished) = guard.finished.as_ref() else { return Ok(Tried::Done(())) };
-        let claim = match claim(&link.dir, &mut state, &link.name) {
+        let claim = match self.claim(&link.dir, &mut state, &link.name) {
             Ok(claim) => claim,
             Err(blocked) => return Ok(Tried::Blocked(blocked)),
         };
@@ -661,6 +661,7 @@ impl<B: Backing> Store<B> {
             self.restore_touched();
             self.settle_all();
         }
+        self.forget_newly_named();
         self.cache.trim();
         // Whoever changes something wakes this up before its time.
         if self.queue.len() == 0 && self.queue.unsettled().is_empty() {

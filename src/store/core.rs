@@ -252,6 +252,11 @@ impl<B: Backing> Core<B> {
         }
     }
 
+    /// Whether the mount does not show the published name `name` of `inode`.
+    pub fn is_hidden_name(&self, inode: EntryId, name: EntryId) -> bool {
+        self.hidden_names.lock().get(&inode).is_some_and(|names| names.contains(&name))
+    }
+
     /// How many published names of `inode` the mount does not show.
     pub fn hidden_names(&self, inode: EntryId) -> usize {
         self.hidden_names.lock().get(&inode).map_or(0, Vec::len)

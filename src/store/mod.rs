@@ -18,6 +18,7 @@
 //!
 //! The same code runs on the real and on the simulated disk; it starts no threads of its own.
 
+use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -183,6 +184,8 @@ pub struct Store<B: Backing> {
     inode_lock: Mutex<()>,
     /// Whether the backing filesystem has hard links.
     native_links: OnceLock<bool>,
+    /// Files with several names of which some may not be durable.
+    newly_named: Mutex<HashMap<EntryId, Arc<Node<B>>>>,
     /// One exchange of names at a time: there is one intent.
     exchanges: Mutex<()>,
     /// Directories whose times a commit disturbed.
@@ -245,6 +248,7 @@ impl<B: Backing> Store<B> {
             inode_names: SyncGate::new(),
             inode_lock: Mutex::new(()),
             native_links: OnceLock::new(),
+            newly_named: Mutex::new(HashMap::new()),
             exchanges: Mutex::new(()),
             touched: Mutex::new(Vec::new()),
             settled_last: Mutex::new(Duration::ZERO),

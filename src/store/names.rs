@@ -32,7 +32,8 @@ use super::dirmap::MapEntry;
 use super::error::{Attempt, Result, StoreError};
 use super::finish::older_spot;
 use super::node::{Body, CommitState, Home, Link, Node, Place, TreeSpot};
-use super::tree::{Blocked, Locked, Tried, claim, clone_home, has_handles};
+use super::rename::has_durable_path;
+use super::tree::{Blocked, Locked, Tried, clone_home, has_handles};
 
 /// Names that a file can have: ext4 counts to 65,000, and the stub has one of its own.
 const NAMES_MAX: u32 = 64_000;
@@ -89,16 +90,6 @@ impl<B: Backing> Node<B> {
     /// Runs `with` on what is known of its names, if it has several.
     fn with_names<T>(&self, with: impl FnOnce(&mut Names<B>) -> T) -> Option<T> {
         self.place.lock().names.as_mut().map(|names| with(names))
-    }
-
-    /// Notes that a name of the file that this is one of, or is, appeared in `dir` by `change`.
-    pub(super) fn note_recent(self: &Arc<Self>, dir: &Arc<Node<B>>, change: u64) {
-        self.inode().with_names(|names| {
-            match names.recent.iter_mut().find(|(known, _)| Arc::ptr_eq(known, dir)) {
-                Some(known) => known.1 = change,
-                None => names.recent.push((Arc::clone(dir), change)),
-            }
-        });
     }
 
     /// This name, which was published, waits for the commit to be moved.
@@ -238,6 +229,31 @@ impl<B: Backing> Store<B> {
         self.nodes.insert(&new);
         node.with_names(|names| names.waiting.push(Arc::downgrade(&new)));
         new
+    }
+
+    /// Notes that a name of the file that `node` is, or is a name of, appeared in `dir` by `change`.
+    pub(super) fn note_recent(&self, node: &Arc<Node<B>>, dir: &Arc<Node<B>>, change: u64) {
+        let node = node.inode();
+        node.with_names(|names| {
+            match names.recent.iter_mut().find(|(known, _)| Arc::ptr_eq(known, dir)) {
+                Some(known) => known.1 = change,
+                None => names.recent.push((Arc::clone(dir), change)),
+            }
+        });
+        // Whoever forgot it would not know what must be durable before another name of it goes.
+        self.newly_named.lock().insert(node.id(), Arc::clone(node));
+    }
+
+    /// Lets go of the files whose names are durable.
+    pub(super) fn forget_newly_named(&self) {
+        let durable = |node: &Arc<Node<B>>| {
+            node.recent_names()
+                .iter()
+                .all(|(dir, change)| dir.dir().is_ok_and(|body| body.names.upto() >= *change))
+        };
+        let gone: Vec<_> =
+            self.newly_named.lock().extract_if(|_, node| durable(node)).collect();
+        drop(gone);
     }
 
     /// Has the interval's commit take names that wait.
@@ -493,6 +509,29 @@ impl<B: Backing> Store<B> {
         if let Some(node) = self.nodes.get(*inode) {
             node.note_changed(self.core.now());
         }
+    }
+
+    /// What must be done before the published entry `name` in the directory of `state` may go: a file that keeps other names
+    /// must be found under one of them whatever a cut leaves.
+    pub(super) fn must_keep(&self, state: &DirState<B>, name: EntryId) -> Option<Blocked<B>> {
+        let node = self.nodes.get(*state.links.get(&name)?)?;
+        let shown = u32::from(!self.core.is_hidden_name(node.id(), name));
+        if self.link_count(&node) <= shown {
+            return None;
+        }
+        let waiting = node.with_names(|names| names.waiting())?;
+        if waiting.iter().any(|name| matches!(name.place.lock().home, Home::Pending)) {
+            return Some(Blocked::Commit(node));
+        }
+        for (dir, change) in node.recent_names() {
+            if dir.dir().is_ok_and(|body| body.names.upto() < change) {
+                return Some(Blocked::Sync(dir, change));
+            }
+            if !has_durable_path(&dir) {
+                return Some(Blocked::Path(dir));
+            }
+        }
+        None
     }
 
     /// A published name was removed from the backing directory `dir`, by `change`. The file goes with its last one.
@@ -858,7 +897,7 @@ impl<B: Backing> Store<B> {
         if !same {
             return Ok(Tried::Blocked(Blocked::Again));
         }
-        let claim = match claim(&link.dir, &mut state, &link.name) {
+        let claim = match self.claim(&link.dir, &mut state, &link.name) {
             Ok(claim) => claim,
             Err(blocked) => return Ok(Tried::Blocked(blocked)),
         };
@@ -869,8 +908,8 @@ impl<B: Backing> Store<B> {
         };
         let backing = name.entry_at(core, &spot);
         let fd = link.dir.dir_fd(core)?;
-        self.ensure_sidecar(&link.dir, &fd, &mut state, &backing)?;
         link.dir.hold_times(core, &mut state)?;
+        self.ensure_sidecar(&link.dir, &fd, &mut state, &backing)?;
         core.backing
             .link(&core.inodes, &stub_file_name(node.id()), &fd, &backing.name)
             .attempt("publish a name")?;
@@ -885,7 +924,7 @@ impl<B: Backing> Store<B> {
         state.map_mut().set_published(&link.name, true);
         state.pending.remove(&name.id());
         drop(state);
-        node.note_recent(&link.dir, change);
+        self.note_recent(node, &link.dir, change);
         if covers {
             node.with_names(|names| names.covered = Some((Arc::clone(&link.dir), change)));
         }

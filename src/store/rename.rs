@@ -12,7 +12,7 @@ use super::error::{Attempt, Result, StoreError};
 use super::names::covers_itself;
 use super::node::{Body, Home, Link, Node, TreeSpot};
 use super::tree::{
-    Blocked, Claim, Locked, TRIES, Tried, check_empty, check_name, claim, clone_home, must_bury,
+    Blocked, Claim, Locked, TRIES, Tried, check_empty, check_name, clone_home, must_bury,
 };
 use super::{RenameFlags, Store};
 
@@ -271,7 +271,7 @@ impl<B: Backing> Store<B> {
         if !Arc::ptr_eq(&from.dir, to_dir) && !has_durable_path(to_dir) {
             return Ok(Tried::Blocked(Blocked::Path(Arc::clone(to_dir))));
         }
-        let claim = match claim(to_dir, locked.of(to_dir), to_name) {
+        let claim = match self.claim(to_dir, locked.of(to_dir), to_name) {
             Ok(claim) => claim,
             Err(blocked) => return Ok(Tried::Blocked(blocked)),
         };
@@ -308,7 +308,7 @@ impl<B: Backing> Store<B> {
         self.vacate(state, &from, old, left, VacatedBy::Moved);
         if let Some(inode) = inode {
             locked.of(to_dir).links.insert(node.id(), inode);
-            node.note_recent(to_dir, change);
+            self.note_recent(node, to_dir, change);
         }
         self.claimed(locked.of(to_dir), to_dir, to_name, node.id(), &claim, change);
         Ok(Tried::Done(()))
@@ -490,7 +490,7 @@ impl<B: Backing> Store<B> {
             place.link = Some(Link { dir: Arc::clone(&spot.dir), name: spot.name.clone() });
             place.link_seq = change;
             drop(place);
-            node.note_recent(&spot.dir, change);
+            self.note_recent(node, &spot.dir, change);
         }
         for (node, old, new, at) in [(a, &from, &a_new, 0), (b, &to, &b_new, 2)] {
             let state = locked.of(&old.dir);
@@ -531,7 +531,7 @@ impl<B: Backing> Store<B> {
 }
 
 /// Whether every name that leads to `dir` is known to be durable.
-fn has_durable_path<B: Backing>(dir: &Arc<Node<B>>) -> bool {
+pub(super) fn has_durable_path<B: Backing>(dir: &Arc<Node<B>>) -> bool {
     let mut at = Arc::clone(dir);
     loop {
         let (parent, change) = {

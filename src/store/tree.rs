@@ -209,7 +209,7 @@ impl<B: Backing> Store<B> {
             if state.map().get(name).is_some() {
                 return Err(StoreError::AlreadyExists);
             }
-            let claim = match claim(dir, &mut state, name) {
+            let claim = match self.claim(dir, &mut state, name) {
                 Ok(claim) => claim,
                 Err(blocked) => return Ok(Tried::Blocked(blocked)),
             };
@@ -295,6 +295,14 @@ impl<B: Backing> Store<B> {
         let entry = state.map().get(name).ok_or(StoreError::NotFound)?;
         if entry.kind == EntryKind::Dir {
             return Err(StoreError::IsADirectory);
+        }
+        let under = match state.under.get(name) {
+            Some(Under::Replaced { id, .. }) => Some(*id),
+            Some(Under::MovedAway(_)) | None => None,
+        };
+        let going = entry.published.then_some(entry.id).into_iter().chain(under);
+        if let Some(blocked) = going.filter_map(|id| self.must_keep(&state, id)).next() {
+            return Ok(Tried::Blocked(blocked));
         }
         if entry.damaged {
             return self.remove_damaged(dir, &mut state, name, entry.id).map(Tried::Done);
@@ -658,6 +666,20 @@ impl<B: Backing> Store<B> {
         Ok(state)
     }
 
+    /// The right to `name` in `dir`, or what must be done before anybody can have it.
+    pub(super) fn claim(
+        &self,
+        dir: &Arc<Node<B>>,
+        state: &mut DirState<B>,
+        name: &[u8],
+    ) -> std::result::Result<Claim, Blocked<B>> {
+        let claim = claim(dir, state, name)?;
+        match claim.dies.and_then(|(dead, ..)| self.must_keep(state, dead)) {
+            Some(blocked) => Err(blocked),
+            None => Ok(claim),
+        }
+    }
+
     pub(super) fn check_change(&self, name: &[u8]) -> Result<()> {
         if self.core.options.read_only {
             return Err(StoreError::ReadOnly);
@@ -705,8 +727,8 @@ pub(super) fn must_bury<B: Backing>(
     buried.map(|change| Blocked::Sync(Arc::clone(dir), *change))
 }
 
-/// The right to `name` in `dir`, or what must be done before anybody can have it.
-pub(super) fn claim<B: Backing>(
+/// The right to `name` in `dir`, or what must be done before anybody can have it, whoever dies by it.
+fn claim<B: Backing>(
     dir: &Arc<Node<B>>,
     state: &mut DirState<B>,
     name: &[u8],
