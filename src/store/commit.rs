@@ -659,9 +659,9 @@ impl<B: Backing> Store<B> {
         };
         if settle {
             self.restore_touched();
+            self.sync_newly_named();
             self.settle_all();
         }
-        self.forget_newly_named();
         self.cache.trim();
         // Whoever changes something wakes this up before its time.
         if self.queue.len() == 0 && self.queue.unsettled().is_empty() {

@@ -424,15 +424,15 @@ fn stray_sidecars(listing: &[RawEntry]) -> Vec<Vec<u8>> {
 }
 
 /// Entries that lost their name.
-struct Losers {
+pub(super) struct Losers {
     /// A sibling says that it replaces them.
-    replaced: Vec<(Entry, Vec<u8>)>,
+    pub replaced: Vec<(Entry, Vec<u8>)>,
     /// A sibling has the same name and neither replaces the other.
     conflicts: Vec<(Entry, Vec<u8>)>,
 }
 
 /// Leaves one entry per plaintext name in `entries`.
-fn settle_names(entries: &mut Vec<(Entry, Vec<u8>)>) -> Losers {
+pub(super) fn settle_names(entries: &mut Vec<(Entry, Vec<u8>)>) -> Losers {
     let mut losers = Losers { replaced: Vec::new(), conflicts: Vec::new() };
     entries.sort_by(|(a, _), (b, _)| a.name.cmp(&b.name).then(a.id.cmp(&b.id)));
     let mut kept: Vec<(Entry, Vec<u8>)> = Vec::with_capacity(entries.len());

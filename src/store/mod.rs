@@ -225,15 +225,19 @@ impl<B: Backing> Store<B> {
             geometry: vault.config.geometry,
             keys: vault.keys,
         };
+        let mut hidden = Vec::new();
         if !options.read_only {
             let clean = lock::begin(&*backing, &dirs.control)?;
             recover::sweep(&*backing, &dirs, &keys)?;
             if !clean {
-                recover::hunt(&*backing, &dirs, &keys)?;
+                hidden = recover::hunt(&*backing, &dirs, &keys)?;
             }
         }
         let cached = options.max_cached_entries;
         let core = Arc::new(Core::new(backing, keys, dirs, options, entropy, clock));
+        for (inode, name) in hidden {
+            core.hide_name(inode, name);
+        }
         let place = Place::new(None, Home::Root, 0);
         let root = Node::new(EntryId::ROOT, EntryKind::Dir, place);
         let nodes = Nodes::new();

@@ -244,8 +244,18 @@ impl<B: Backing> Store<B> {
         self.newly_named.lock().insert(node.id(), Arc::clone(node));
     }
 
+    /// Makes the names durable that somebody else's commit published, and lets go of their files.
+    pub(super) fn sync_newly_named(&self) {
+        self.forget_newly_named();
+        let left: Vec<_> = self.newly_named.lock().values().cloned().collect();
+        if let Err(error) = self.sync_paths(&left) {
+            log::warn!("names are not durable: {}", super::error::chain(&error));
+        }
+        self.forget_newly_named();
+    }
+
     /// Lets go of the files whose names are durable.
-    pub(super) fn forget_newly_named(&self) {
+    fn forget_newly_named(&self) {
         let durable = |node: &Arc<Node<B>>| {
             node.recent_names()
                 .iter()

@@ -17,6 +17,7 @@ use crate::format::{
 };
 
 use super::core::{ControlDirs, VaultKeys};
+use super::dir::settle_names;
 use super::error::{Attempt, Result};
 use super::intent::Intent;
 
@@ -57,12 +58,15 @@ pub(crate) fn sweep<B: Backing>(
 /// directory, and concludes only if it saw all of them and every top that could refer to a layer; whatever cannot be
 /// read keeps everything.
 ///
+/// Returns the names of files with several that something else took the place of, after their files: they are still counted
+/// by the backing filesystem.
+///
 /// Runs before the first operation: nothing moves meanwhile.
 pub(crate) fn hunt<B: Backing>(
     backing: &B,
     dirs: &ControlDirs<B>,
     vault: &VaultKeys,
-) -> Result<usize> {
+) -> Result<Vec<(EntryId, EntryId)>> {
     let mut layers = Vec::new();
     for raw in backing.list(&dirs.layers).attempt("read .akasha/layers")? {
         if let Some(parsed) = parse_layer_file_name(&raw.name) {
@@ -76,17 +80,17 @@ pub(crate) fn hunt<B: Backing>(
         }
     }
     if layers.is_empty() && inodes.is_empty() {
-        return Ok(0);
+        return Ok(Vec::new());
     }
     let owners: HashSet<EntryId> = layers.iter().map(|(owner, _)| *owner).collect();
     let Some(kept) = referred(backing, dirs, vault, &owners) else {
         warn!("something in the vault cannot be read: layers that may be orphaned are kept");
-        return Ok(0);
+        return Ok(Vec::new());
     };
     layers.retain(|layer| !kept.layers.contains(layer));
     inodes.retain(|(inode, _)| !kept.inodes.contains(inode));
     if layers.is_empty() && inodes.is_empty() {
-        return Ok(0);
+        return Ok(kept.dead);
     }
     // What was seen may be what an earlier daemon changed last, and not be durable: a cut would bring back tops that
     // refer to what is removed now.
@@ -110,7 +114,7 @@ pub(crate) fn hunt<B: Backing>(
     if removed > 0 {
         info!("removed {removed} layers and files that nothing refers to");
     }
-    Ok(removed)
+    Ok(kept.dead)
 }
 
 /// A directory that is still to be read. Kept as its path: open ones would cost a descriptor each.
@@ -138,6 +142,8 @@ impl Ahead {
 struct Referred {
     layers: HashSet<(EntryId, ObjectId)>,
     inodes: HashSet<EntryId>,
+    /// Names of such files that something else took the place of, after their files.
+    dead: Vec<(EntryId, EntryId)>,
 }
 
 /// The files with several names, and the older layers that the files of `owners` refer to; `None` if anything could not be
@@ -152,6 +158,7 @@ fn referred<B: Backing>(
     let mut ahead = vec![Rc::new(Ahead { parent: None, name: Vec::new(), id: EntryId::ROOT })];
     while let Some(here) = ahead.pop() {
         let dir = here.open(backing)?;
+        let mut entries = Vec::new();
         for raw in backing.list(&dir).ok()? {
             let sealed = match classify_name(&raw.name) {
                 NameClass::Control | NameClass::Rescue | NameClass::Sidecar => continue,
@@ -161,21 +168,25 @@ fn referred<B: Backing>(
             };
             let entry = open_entry(&vault.keys, here.id, &sealed).ok()?;
             if raw.kind == FileKind::Dir {
-                let parent = Some(Rc::clone(&here));
-                ahead.push(Rc::new(Ahead { parent, name: raw.name, id: entry.id }));
-                continue;
+                let (parent, name) = (Some(Rc::clone(&here)), raw.name.clone());
+                ahead.push(Rc::new(Ahead { parent, name, id: entry.id }));
             }
+            entries.push((entry, raw.name));
+        }
+        for (entry, backing_name) in &entries {
             let file = match entry.inode {
                 Some(inode) if !kept.inodes.insert(inode) => continue,
                 Some(inode) if owners.contains(&inode) => {
                     backing.open(&dirs.inodes, &inode_file_name(inode)).ok()?
                 }
-                None if owners.contains(&entry.id) => backing.open(&dir, &raw.name).ok()?,
+                None if owners.contains(&entry.id) => backing.open(&dir, backing_name).ok()?,
                 Some(_) | None => continue,
             };
             let parents = parents_of(&file, vault)?;
             kept.layers.extend(parents.iter().map(|parent| (parent.owner, parent.layer)));
         }
+        let dead = settle_names(&mut entries).replaced.into_iter();
+        kept.dead.extend(dead.filter_map(|(entry, _)| Some((entry.inode?, entry.id))));
     }
     Some(kept)
 }
