@@ -287,6 +287,7 @@ impl<B: Backing> Store<B> {
                 Tried::Blocked(Blocked::Sync(dir, change)) => dir.sync_names(&self.core, change)?,
                 Tried::Blocked(Blocked::Settle(dir)) => self.settle(&dir)?,
                 Tried::Blocked(Blocked::Path(dir)) => self.sync_path(&dir)?,
+                Tried::Blocked(Blocked::Layers) => self.sync_layer_names()?,
                 Tried::Blocked(Blocked::Again) => {}
             }
         }

@@ -99,7 +99,7 @@ impl<B: Backing> Store<B> {
     }
 
     /// The names of older layers that exchanges made.
-    fn sync_layer_names(&self) -> Result<()> {
+    pub(super) fn sync_layer_names(&self) -> Result<()> {
         let upto = self.layer_names.latest();
         if self.layer_names.upto() >= upto {
             return Ok(());

@@ -684,7 +684,8 @@ impl<B: Backing> Store<B> {
         if !touched {
             return;
         }
-        let synced = self.sync_inode_names();
+        // A version that a cut leaves there must find its layers.
+        let synced = self.sync_layer_names().and_then(|()| self.sync_inode_names());
         let is_durable = synced.is_ok();
         let mut failed = synced.err();
         let mut covered = Vec::new();

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::backing::{Backing, RenameMode};
-use crate::format::{EntryId, EntryKind};
+use crate::backing::{At, Backing, RenameMode};
+use crate::format::{EntryId, EntryKind, LengthClass};
 
 use super::commit::Take;
 use super::dir::{DirState, Doom, Under, VacatedBy, left_behind};
@@ -271,13 +271,20 @@ impl<B: Backing> Store<B> {
         if !Arc::ptr_eq(&from.dir, to_dir) && !has_durable_path(to_dir) {
             return Ok(Tried::Blocked(Blocked::Path(Arc::clone(to_dir))));
         }
+        let (from_fd, to_fd) = (from.dir.dir_fd(core)?, to_dir.dir_fd(core)?);
+        let old = node.entry_at(core, &from);
+        // Nor may it keep what moves and lose the name of a layer below.
+        if self.layer_names.upto() < self.layer_names.latest() {
+            let stat = core.backing.stat(&from_fd, At::Name(&old.name)).attempt("stat a file")?;
+            let has_layers = core.geometry.classify(stat.len) == LengthClass::Mapped;
+            if node.kind() == EntryKind::File && has_layers {
+                return Ok(Tried::Blocked(Blocked::Layers));
+            }
+        }
         let claim = match self.claim(to_dir, locked.of(to_dir), to_name) {
             Ok(claim) => claim,
             Err(blocked) => return Ok(Tried::Blocked(blocked)),
         };
-        let from_fd = from.dir.dir_fd(core)?;
-        let to_fd = to_dir.dir_fd(core)?;
-        let old = node.entry_at(core, &from);
         let to =
             TreeSpot { dir: Arc::clone(to_dir), name: to_name.into(), replaces: claim.replaces };
         let new = node.entry_at(core, &to);

@@ -30,6 +30,8 @@ pub(super) enum Blocked<B: Backing> {
     Settle(Arc<Node<B>>),
     /// The path of a directory that something durable is to move into is not durable itself.
     Path(Arc<Node<B>>),
+    /// What is to move needs older layers whose names may not be durable.
+    Layers,
     /// Something moved meanwhile.
     Again,
 }
@@ -640,6 +642,7 @@ impl<B: Backing> Store<B> {
                 }
                 Tried::Blocked(Blocked::Settle(dir)) => self.settle(&dir)?,
                 Tried::Blocked(Blocked::Path(dir)) => self.sync_path(&dir)?,
+                Tried::Blocked(Blocked::Layers) => self.sync_layer_names()?,
                 Tried::Blocked(Blocked::Again) => {
                     std::thread::sleep(std::time::Duration::from_micros(200));
                 }

@@ -496,6 +496,19 @@ pub fn written() -> Vec<(&'static str, Vec<Op>)> {
             ],
         ),
         (
+            "changed, then moved",
+            vec![
+                Save("b", big),
+                Save("a", 10),
+                Tick,
+                Change("b"),
+                Rename("b", "d/b"),
+                Rename("d/b", "e/b"),
+                Save("a", 40),
+                Remount,
+            ],
+        ),
+        (
             "moves",
             vec![
                 Save("a", 5000),
