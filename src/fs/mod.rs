@@ -22,6 +22,7 @@ mod files;
 mod handles;
 mod inodes;
 mod names;
+mod space;
 
 use std::sync::Arc;
 use std::sync::OnceLock;
