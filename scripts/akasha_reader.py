@@ -583,7 +583,7 @@ class Vault:
             fd = open_file(dir_fd, backing + b".name")
             with os.fdopen(fd, "rb") as file:
                 sealed = file.read(4097)
-            if len(sealed) > 4096 or b"L" + to_base64url(hashlib.sha256(sealed).digest()) != backing:
+            if not 256 <= len(sealed) <= 4096 or b"L" + to_base64url(hashlib.sha256(sealed).digest()) != backing:
                 raise Damaged("its sidecar is another name's")
         if sealed[:1] != b"A":
             raise Damaged("not a name of this vault")

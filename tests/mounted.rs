@@ -19,5 +19,7 @@ mod edges;
 mod harness;
 #[path = "mounted/programs.rs"]
 mod programs;
+#[path = "mounted/special.rs"]
+mod special;
 #[path = "mounted/tamper.rs"]
 mod tamper;

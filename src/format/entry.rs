@@ -55,7 +55,8 @@ impl EntryKind {
         EntryKind::BlockDevice,
     ];
 
-    fn is_device(self) -> bool {
+    /// Whether its entry has a device number.
+    pub fn is_device(self) -> bool {
         matches!(self, EntryKind::CharDevice | EntryKind::BlockDevice)
     }
 }

@@ -8,6 +8,7 @@ use crate::format::{EntryId, EntryKind};
 use crate::store::{Attr, Node, SetAttr, TimeChange};
 
 use super::caller::{Caller, PERMISSION_BITS, without_set_id};
+use super::errno::of_inode;
 use super::{FileSystem, FsError, Handle, Result};
 
 /// What to change; `None` leaves it.
@@ -56,14 +57,14 @@ impl<B: Backing> FileSystem<B> {
         };
         let new_owner = request.uid.is_some() || request.gid.is_some();
         if new_owner && change.mode.is_none() && node.kind() != EntryKind::Dir {
-            let mode = self.store.attr(&node)?.mode;
+            let mode = of_inode(self.store.attr(&node))?.mode;
             let cleared = without_set_id(mode);
             change.mode = (cleared != mode).then_some(cleared);
         }
         if change == SetAttr::default() {
-            return Ok(self.store.attr(&node)?);
+            return of_inode(self.store.attr(&node));
         }
-        Ok(self.store.set_attr(&node, &change)?)
+        of_inode(self.store.set_attr(&node, &change))
     }
 
     fn set_size(
@@ -101,6 +102,8 @@ impl<B: Backing> FileSystem<B> {
         if cleared != mode {
             let change = SetAttr { mode: Some(cleared), ..SetAttr::default() };
             self.store.set_attr(node, &change)?;
+            // Under HANDLE_KILLPRIV_V2 the kernel leaves it to us, and keeps the mode that it knows.
+            self.note_stale(node.id());
         }
         Ok(())
     }

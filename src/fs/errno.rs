@@ -28,6 +28,10 @@ pub enum FsError {
     /// The kernel named an inode that it was told of never, or has forgotten.
     #[error("unknown inode")]
     UnknownInode,
+    /// The file lost its last name, and with it its content, after the kernel had looked it up: the kernel then looks the
+    /// name up again.
+    #[error("gone since it was looked up")]
+    Gone,
     /// The kernel named a handle that is not open, or not open for this.
     #[error("bad handle")]
     BadHandle,
@@ -62,7 +66,7 @@ impl FsError {
     pub fn errno(&self) -> Errno {
         Errno(match self {
             FsError::Store(error) => store_errno(error),
-            FsError::UnknownInode => libc::ESTALE,
+            FsError::UnknownInode | FsError::Gone => libc::ESTALE,
             FsError::BadHandle => libc::EBADF,
             FsError::InvalidName | FsError::InvalidArgument => libc::EINVAL,
             FsError::IsADirectory => libc::EISDIR,
@@ -80,7 +84,8 @@ impl FsError {
         match self {
             FsError::Store(error) => store_fault(error),
             FsError::UnknownInode | FsError::BadHandle => true,
-            FsError::InvalidName
+            FsError::Gone
+            | FsError::InvalidName
             | FsError::InvalidArgument
             | FsError::IsADirectory
             | FsError::IsASymlink
@@ -90,6 +95,14 @@ impl FsError {
             | FsError::NotATerminal => false,
         }
     }
+}
+
+/// The answer to a request about an inode: that nothing of it is there is not that a name is missing.
+pub(super) fn of_inode<T>(answer: Result<T, StoreError>) -> Result<T, FsError> {
+    answer.map_err(|error| match error {
+        StoreError::NotFound => FsError::Gone,
+        other => FsError::Store(other),
+    })
 }
 
 fn store_errno(error: &StoreError) -> i32 {

@@ -8,6 +8,7 @@ use crate::format::{EntryId, EntryKind};
 use crate::store::{Attr, Node, Store};
 
 use super::caller::Caller;
+use super::errno::of_inode;
 use super::handles::FileHandle;
 use super::{FileSystem, FsError, Handle, NewMode, Result};
 
@@ -120,7 +121,7 @@ impl<B: Backing> FileSystem<B> {
             | EntryKind::BlockDevice => return Err(FsError::NoDevice),
         }
         let writes = flags.access.writes();
-        self.store.open_file(&node, writes)?;
+        of_inode(self.store.open_file(&node, writes))?;
         if flags.truncate {
             let truncated = if writes {
                 self.store.truncate(&node, 0).map_err(FsError::from)
@@ -158,7 +159,7 @@ impl<B: Backing> FileSystem<B> {
         node: &Arc<Node<B>>,
         change: impl FnOnce(&Store<B>) -> std::result::Result<(), crate::store::StoreError>,
     ) -> Result<()> {
-        self.store.open_file(node, true)?;
+        of_inode(self.store.open_file(node, true))?;
         let was_clean = !self.store.is_dirty(node);
         let done = change(&self.store).and_then(|()| self.store.flush(node));
         if done.is_err() && was_clean {

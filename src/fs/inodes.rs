@@ -77,6 +77,17 @@ impl<B: Backing> Inodes<B> {
         }
     }
 
+    /// Forgets everything but the root.
+    pub fn forget_all(&self) {
+        for shard in &self.shards {
+            let mut shard = shard.lock();
+            let forgotten: Vec<Known<B>> =
+                shard.extract_if(|id, _| *id != EntryId::ROOT).map(|(_, known)| known).collect();
+            drop(shard);
+            drop(forgotten);
+        }
+    }
+
     pub fn len(&self) -> usize {
         self.shards.iter().map(|shard| shard.lock().len()).sum()
     }

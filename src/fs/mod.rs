@@ -40,6 +40,7 @@ pub use errno::{Errno, FsError};
 pub use files::{Access, OpenFlags, WriteKind};
 pub use handles::Handle;
 
+use errno::of_inode;
 use handles::{DirHandle, FileHandle, Handles};
 use inodes::Inodes;
 
@@ -58,6 +59,7 @@ pub struct FileSystem<B: Backing> {
     /// Something changed since the maintenance last looked.
     changed: AtomicBool,
     on_change: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    on_stale: OnceLock<Box<dyn Fn(EntryId) + Send + Sync>>,
 }
 
 impl<B: Backing> FileSystem<B> {
@@ -71,6 +73,7 @@ impl<B: Backing> FileSystem<B> {
             dirs: Handles::new(),
             changed: AtomicBool::new(false),
             on_change: OnceLock::new(),
+            on_stale: OnceLock::new(),
         }
     }
 
@@ -86,7 +89,7 @@ impl<B: Backing> FileSystem<B> {
 
     /// Attributes of a known inode.
     pub fn getattr(&self, ino: EntryId) -> Result<Attr> {
-        Ok(self.store.attr(&self.inodes.get(ino)?)?)
+        of_inode(self.store.attr(&self.inodes.get(ino)?))
     }
 
     /// The kernel lost `count` references to `ino`. Unknown numbers are ignored.
@@ -144,8 +147,22 @@ impl<B: Backing> FileSystem<B> {
         let _ = self.on_change.set(notify);
     }
 
-    /// Closes every handle that is still open: the kernel sends no release for what was in flight
-    /// when the mount ended.
+    /// `forget` runs whenever attributes changed that the kernel goes on showing, since the answer that it gets does not
+    /// tell them: in the thread of the request, before it is answered, so that whoever asks next sees them. Only the first
+    /// call counts.
+    pub fn on_stale_attr(&self, forget: Box<dyn Fn(EntryId) + Send + Sync>) {
+        let _ = self.on_stale.set(forget);
+    }
+
+    /// The kernel's attributes of `ino` are out of date.
+    fn note_stale(&self, ino: EntryId) {
+        if let Some(forget) = self.on_stale.get() {
+            forget(ino);
+        }
+    }
+
+    /// Closes every handle that is still open and forgets every inode but the root: the kernel sends no release and no
+    /// forget for what was in flight when the mount ended.
     pub fn close_all(&self) {
         for file in self.files.take_all() {
             self.store.close_file(&file.node, file.access.writes());
@@ -153,6 +170,8 @@ impl<B: Backing> FileSystem<B> {
         for dir in self.dirs.take_all() {
             self.store.close_dir(&dir.node);
         }
+        // What was unlinked and never committed goes with its node, while the vault is still ours.
+        self.inodes.forget_all();
     }
 
     /// Marks that maintenance has something to look at.

@@ -7,6 +7,7 @@ use crate::format::{EntryId, EntryKind};
 use crate::store::{Attr, Node, RenameFlags, StoreError};
 
 use super::caller::Caller;
+use super::errno::of_inode;
 use super::{FileSystem, FsError, NewMode, Result, check_name};
 
 /// The file type bits of a mode.
@@ -43,25 +44,38 @@ impl<B: Backing> FileSystem<B> {
         self.remember(&node)
     }
 
-    /// mknod(2); counts a lookup. Only regular files; the bits of the type say which.
+    /// mknod(2), and bind(2) of a socket; counts a lookup. The bits of the type say what to make; that devices are for
+    /// root is the kernel's to check (CAP_MKNOD).
     ///
     /// # Errors
-    /// [`FsError::NotPermitted`] for fifos, sockets and devices (mknod(2): "the filesystem does not
-    /// support the type of node requested").
+    /// [`FsError::NotPermitted`] for a directory or a symbolic link, [`FsError::InvalidArgument`] for no type at all.
     pub fn mknod(
         &self,
         parent: EntryId,
         name: &[u8],
         mode: NewMode,
+        rdev: u64,
         caller: Caller,
     ) -> Result<Attr> {
-        let kind = mode.mode & S_IFMT;
-        if kind != 0 && kind != libc::S_IFREG {
-            return Err(FsError::NotPermitted);
-        }
+        let kind = match mode.mode & S_IFMT {
+            0 | libc::S_IFREG => {
+                let dir = self.node(parent)?;
+                let (node, _) = self.make_file(&dir, name, mode, true, caller)?;
+                self.as_writer(&node, |_| Ok(()))?;
+                return self.remember(&node);
+            }
+            libc::S_IFIFO => EntryKind::Fifo,
+            libc::S_IFSOCK => EntryKind::Socket,
+            libc::S_IFCHR => EntryKind::CharDevice,
+            libc::S_IFBLK => EntryKind::BlockDevice,
+            libc::S_IFDIR | libc::S_IFLNK => return Err(FsError::NotPermitted),
+            _ => return Err(FsError::InvalidArgument),
+        };
+        check_name(name)?;
         let dir = self.node(parent)?;
-        let (node, _) = self.make_file(&dir, name, mode, true, caller)?;
-        self.as_writer(&node, |_| Ok(()))?;
+        let new = mode.inherit(caller, &self.store.attr(&dir)?, false);
+        let node = self.store.make_special(&dir, name, kind, rdev, &new)?;
+        self.note_change();
         self.remember(&node)
     }
 
@@ -91,7 +105,7 @@ impl<B: Backing> FileSystem<B> {
 
     /// readlink(2).
     pub fn readlink(&self, ino: EntryId) -> Result<Vec<u8>> {
-        Ok(self.store.readlink(&self.node(ino)?)?)
+        of_inode(self.store.readlink(&self.node(ino)?))
     }
 
     /// unlink(2). Who has the file open keeps it.

@@ -315,13 +315,14 @@ impl<B: Backing> Filesystem for Adapter<B> {
         name: &OsStr,
         mode: u32,
         umask: u32,
-        _rdev: u32,
+        rdev: u32,
         reply: ReplyEntry,
     ) {
         let (ttl, caller, name) = (self.cache_time, caller(request), Name::new(name));
         self.with_dir(parent, move |fs| {
-            let made = entry_id(parent)
-                .and_then(|dir| fs.mknod(dir, name.bytes(), NewMode { mode, umask }, caller));
+            let made = entry_id(parent).and_then(|dir| {
+                fs.mknod(dir, name.bytes(), NewMode { mode, umask }, u64::from(rdev), caller)
+            });
             entry("mknod in the directory", parent, ttl, made, reply);
         });
     }

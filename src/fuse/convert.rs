@@ -52,6 +52,7 @@ pub(super) fn file_attr(attr: &Attr) -> FileAttr {
         nlink: attr.nlink,
         uid: attr.uid,
         gid: attr.gid,
+        // The kernel's own form (new_encode_dev), as it came with MKNOD.
         rdev: attr.rdev as u32,
         blksize: PREFERRED_IO_BYTES,
         flags: 0,

@@ -16,6 +16,9 @@ use crate::fs::FileSystem;
 
 use super::convert::ino;
 
+/// As an offset: forget the attributes and leave the pages (fuse_reverse_inval_inode in the kernel).
+const ATTRIBUTES_ONLY: i64 = -1;
+
 /// From the first change after a turn to the next turn at the earliest: under load every request is
 /// a change, and no deadline of the store is shorter.
 const SETTLE: Duration = Duration::from_millis(250);
@@ -38,6 +41,12 @@ impl Maintenance {
         let notify = wake.clone();
         fs.on_change(Box::new(move || {
             let _ = notify.try_send(());
+        }));
+        let of_attributes = notifier.clone();
+        fs.on_stale_attr(Box::new(move |id| {
+            // Takes no lock of the inode in the kernel, so that it may be sent while a request of it is being answered. An
+            // inode that the kernel does not know is no error worth telling.
+            let _ = of_attributes.inval_inode(ino(id), ATTRIBUTES_ONLY, 0);
         }));
         let stop = Arc::new(AtomicBool::new(false));
         let (fs, stopped) = (Arc::clone(fs), Arc::clone(&stop));

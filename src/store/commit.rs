@@ -232,8 +232,14 @@ impl<B: Backing> Store<B> {
                     self.discard(node);
                     return Ok(None);
                 }
+                (Home::Pending, None) if node.is_forsaken() => {
+                    guard.finished = None;
+                    return Ok(None);
+                }
                 (Home::Pending | Home::Ghost(_), None) => {
                     self.publish_ghost(node, guard, covers)?;
+                    // Who closed it meanwhile saw no ghost yet.
+                    self.drop_unlinked(node);
                     return Ok(None);
                 }
                 (Home::Pending | Home::Ghost(_), Some(link)) => {
@@ -703,6 +709,9 @@ impl<B: Backing> Store<B> {
 /// Whether a change of `node` up to `target`, or a name that it waits to take, is still to be committed.
 fn needs_commit<B: Backing>(node: &Arc<Node<B>>, target: u64) -> bool {
     let Ok(body) = node.file() else { return false };
+    if node.is_forsaken() {
+        return false;
+    }
     {
         let state = body.state.read();
         if state.lost || (state.is_dirty() && state.committed < target) {

@@ -1,9 +1,12 @@
 //! What every part of the store needs: the disk, the keys, the control directories, the settings,
 //! and the budgets. It holds no file and no directory of the tree.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+
+use parking_lot::RwLock;
 
 use crate::backing::{At, AttrChange, Backing};
 use crate::clock::{Clock, Timestamp};
@@ -84,6 +87,9 @@ pub(crate) struct Core<B: Backing> {
     pub buffered: AtomicU64,
     /// The largest commit stamp given or seen.
     stamp: AtomicU64,
+    /// The numbers of the devices seen so far: they are part of the sealed entry, and an id is of one entry for ever.
+    /// Devices are few; everything else takes no room here.
+    devices: RwLock<HashMap<EntryId, u64>>,
     pub open_dirs: Residents<Node<B>>,
     pub open_temps: Residents<LayerTemp<B>>,
     pub open_layers: Residents<Layer<B>>,
@@ -129,6 +135,7 @@ impl<B: Backing> Core<B> {
             layers: dirs.layers,
             buffered: AtomicU64::new(0),
             stamp: AtomicU64::new(0),
+            devices: RwLock::new(HashMap::new()),
             open_dirs: Residents::new(descriptors / 2),
             open_temps: Residents::new(descriptors / 4),
             open_layers: Residents::new(options.max_mappings),
@@ -214,6 +221,16 @@ impl<B: Backing> Core<B> {
             stat.mode = mode & 0o7777;
         }
         Ok(stat)
+    }
+
+    /// Takes note of a device's number, as its sealed entry has it.
+    pub fn see_device(&self, id: EntryId, rdev: u64) {
+        self.devices.write().insert(id, rdev);
+    }
+
+    /// The device number of an entry; `None` of what is no device.
+    pub fn device_number(&self, id: EntryId, kind: EntryKind) -> Option<u64> {
+        kind.is_device().then(|| self.devices.read().get(&id).copied().unwrap_or(0))
     }
 
     /// The wall clock.

@@ -17,6 +17,8 @@ use super::dirmap::{DirMap, MapEntry};
 use super::error::{Attempt, Result, StoreError};
 use super::node::{Node, TreeSpot};
 
+/// Shortest sealed entry that is too long for a backing name, in bytes.
+const SIDECAR_LEN_MIN: u64 = 256;
 /// Longest sealed entry that a sidecar can hold, in bytes.
 const SIDECAR_LEN_MAX: u64 = 4096;
 
@@ -201,7 +203,12 @@ impl<B: Backing> Node<B> {
                 NameClass::Foreign => None,
             };
             match opened {
-                Some(entry) if kind_agrees(entry.kind, raw.kind) => entries.push((entry, raw.name)),
+                Some(entry) if kind_agrees(entry.kind, raw.kind) => {
+                    if let Some(rdev) = entry.rdev {
+                        core.see_device(entry.id, rdev);
+                    }
+                    entries.push((entry, raw.name));
+                }
                 Some(_) | None => damaged.push(raw.name),
             }
         }
@@ -433,7 +440,8 @@ pub(super) fn read_sidecar<B: Backing>(backing: &B, fd: &B::Dir, long: &[u8]) ->
     name.extend_from_slice(b".name");
     let file = backing.open(fd, &name).ok()?;
     let len = file.stat().ok()?.len;
-    if len > SIDECAR_LEN_MAX {
+    // What fits a backing name has no sidecar: a second way to spell one entry is none of ours.
+    if !(SIDECAR_LEN_MIN..=SIDECAR_LEN_MAX).contains(&len) {
         return None;
     }
     let mut sealed = vec![0; usize::try_from(len).ok()?];

@@ -62,9 +62,15 @@ impl<B: Backing> Node<B> {
             if let Some(top) = &body.state.read().top {
                 return Ok(Some(Arc::clone(top)));
             }
-            if matches!(self.place.lock().home, Home::Pending | Home::Gone) {
+            let is_gone = match self.place.lock().home {
+                Home::Gone => Some(true),
+                Home::Pending => Some(false),
+                Home::Root | Home::Tree(_) | Home::Ghost(_) | Home::Damaged { .. } => None,
+            };
+            if let Some(is_gone) = is_gone {
                 // Published meanwhile, or truly nothing there.
-                return Ok(body.state.read().top.clone());
+                let top = body.state.read().top.clone();
+                return if is_gone && top.is_none() { Err(StoreError::NotFound) } else { Ok(top) };
             }
             match Snapshot::open(core, self) {
                 Ok(opened) => {

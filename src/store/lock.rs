@@ -84,7 +84,8 @@ pub(super) fn note<B: Backing>(backing: &B, control: &B::Dir) -> Option<String> 
     (!line.is_empty()).then_some(line)
 }
 
-/// Opens a control directory; one that is missing is made again (a backup tool may skip empty directories).
+/// Opens a control directory; one that is missing is made again (a backup tool may skip empty directories). Where nothing may
+/// be made, `.akasha` itself stands for it: it holds none of its files either, and nothing is changed there.
 pub(crate) fn control_subdir<B: Backing>(
     backing: &B,
     control: &B::Dir,
@@ -95,6 +96,10 @@ pub(crate) fn control_subdir<B: Backing>(
         Err(error) if error.kind() == std::io::ErrorKind::NotFound && !options.read_only => {
             backing.mkdir(control, name, 0o700).attempt("make a control directory")?;
             backing.open_dir(control, name).attempt("open a control directory")
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let root = backing.root().attempt("open the vault")?;
+            backing.open_dir(&root, super::CONTROL_DIR).attempt("open .akasha")
         }
         other => other.attempt("open a control directory"),
     }

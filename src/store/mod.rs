@@ -7,6 +7,8 @@
 //! | `tree`, `rename`, `conflict`, `settle`, `dir`, `dirmap` | names: lookups, renames, what is pending and what is dead |
 //! | `file`, `edit`, `runs` | reading and changing one file |
 //! | `space` | what of a file is allocated: holes, preallocation, copies of ranges |
+//! | `gone` | the end of a file without names |
+//! | `special` | links, fifos, sockets, devices: what is made whole |
 //! | `layer`, `snapshot` | committed versions |
 //! | `temp`, `finish`, `commit` | the way of an edit into the tree; `commit` is the protocol |
 //! | `durable` | names that must survive a cut |
@@ -37,6 +39,7 @@ mod error;
 mod file;
 mod finish;
 mod gate;
+mod gone;
 mod intent;
 mod layer;
 mod lock;
@@ -49,6 +52,7 @@ mod runs;
 mod settle;
 mod snapshot;
 mod space;
+mod special;
 mod temp;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -62,10 +66,9 @@ pub use node::Node;
 pub use space::{Room, Seek};
 
 use self::core::{ControlDirs, Core, VaultKeys};
-use dir::Doom;
 use error::Attempt;
 use gate::SyncGate;
-use node::{Body, Ghost, Home, Place};
+use node::{Body, Home, Place};
 use queue::{DirCache, Nodes, Queue};
 use tree::has_handles;
 
@@ -330,7 +333,7 @@ impl<B: Backing> Store<B> {
                 nlink,
                 uid: attr.uid,
                 gid: attr.gid,
-                rdev: 0,
+                rdev: self.core.device_number(node.id(), node.kind()).unwrap_or(0),
                 atime: attr.atime,
                 mtime,
                 ctime: ctime.max(attr.ctime),
@@ -343,6 +346,12 @@ impl<B: Backing> Store<B> {
         };
         let mut attr = attr_of(node, &stat);
         attr.nlink = nlink;
+        if !special::has_content(node.kind()) {
+            let rdev = self.core.device_number(node.id(), node.kind()).unwrap_or(0);
+            attr = Attr { size: 0, blocks_512: 0, rdev, ..attr };
+            // A size is not to be looked for.
+            return Ok(with_edit_times(attr, edited));
+        }
         attr.size = match size {
             Some(size) => size,
             None => match self.core.geometry.classify(stat.len) {
@@ -354,11 +363,7 @@ impl<B: Backing> Store<B> {
         };
         let allocated = allocated.unwrap_or_else(|| self.allocated_unopened(node, stat.len));
         attr.blocks_512 = allocated.div_ceil(512);
-        if let Some((mtime, ctime)) = edited {
-            attr.mtime = mtime;
-            attr.ctime = attr.ctime.max(ctime);
-        }
-        Ok(attr)
+        Ok(with_edit_times(attr, edited))
     }
 
     /// Sets attributes, at once, on the published version and on the one that waits; returns them all.
@@ -407,7 +412,8 @@ impl<B: Backing> Store<B> {
         if dir_of().map(|dir| dir.id()) != dir.as_ref().map(|dir| dir.id()) {
             return Ok(false);
         }
-        let pending = matches!(node.place.lock().home, Home::Pending);
+        // In memory only: not published yet, or removed while the kernel holds it.
+        let pending = matches!(node.place.lock().home, Home::Pending | Home::Gone);
         {
             let now = self.core.now();
             let mut state = node.file()?.state.write();
@@ -482,6 +488,10 @@ impl<B: Backing> Store<B> {
                 return Err(error);
             }
         }
+        if node.is_gone() {
+            self.close_file(node, write);
+            return Err(StoreError::NotFound);
+        }
         Ok(())
     }
 
@@ -502,64 +512,21 @@ impl<B: Backing> Store<B> {
             }
             (write && state.writers == 0, last)
         };
-        let home = tree::clone_home(node);
         let unlinked = node.place.lock().link.is_none();
         if unlinked && last {
-            self.drop_unlinked(node, &home);
+            self.drop_unlinked(node);
         } else if (last_writer || last) && node.waits() {
             self.queue.make_eligible(node, self.core.clock.elapsed());
         }
     }
 
-    /// Removes what an unlinked file still held when its last handle went.
-    fn drop_unlinked(&self, node: &Arc<Node<B>>, home: &Home<B>) {
-        match home {
-            Home::Ghost(ghost) => {
-                // A cut on btrfs may have left the file a second name: its layers stay with that.
-                let at = crate::backing::At::Name(&ghost.name);
-                let shared =
-                    self.core.backing.stat(&self.core.tmp, at).is_ok_and(|stat| stat.nlink > 1);
-                if let Err(error) = self.core.backing.unlink(&self.core.tmp, &ghost.name)
-                    && error.kind() != std::io::ErrorKind::NotFound
-                {
-                    log::warn!("an unlinked file stays behind until the next mount: {error}");
-                }
-                node.place.lock().home = Home::Gone;
-                if !shared {
-                    self.doom_ghost_layers(node, ghost);
-                }
-                self.discard(node);
-            }
-            // Its entry is dead and settles with its directory.
-            Home::Tree(_) => {}
-            Home::Pending | Home::Root | Home::Damaged { .. } | Home::Gone => self.discard(node),
-        }
-    }
-
-    /// Has the older layers of an unlinked file removed once its name is durably gone.
-    fn doom_ghost_layers(&self, node: &Arc<Node<B>>, ghost: &Ghost<B>) {
-        let layered = node.file().is_ok_and(|body| {
-            body.state.read().top.as_ref().is_none_or(|top| top.layers.len() > 1)
-        });
-        if !layered {
-            return;
-        }
-        if let Some((dir, change)) = &ghost.from
-            && let Ok(body) = dir.dir()
-        {
-            let mut state = body.state.lock();
-            if !state.removed {
-                self.doom(dir, &mut state, *change, b"", Doom::AllLayers(node.id()));
-            }
-            // Of a removed directory the next mount's hunt finds what is left.
-        } else if let Err(error) = self.remove_layers(node.id(), None) {
-            dir::left_behind("an unlinked file's layers", &error);
-        }
-    }
-
     /// Counts an open directory: its map stays in memory.
     pub fn open_dir(&self, node: &Arc<Node<B>>) -> Result<()> {
-        drop(self.lock_dir(node)?);
+        match self.lock_dir(node) {
+            // Removed since it was looked up: as good as empty.
+            Err(StoreError::NotFound) if node.dir()?.state.lock().removed => {}
+            loaded => drop(loaded?),
+        }
         node.dir()?.handles.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
@@ -618,7 +585,7 @@ impl<B: Backing> Store<B> {
     }
 
     /// What close does for each descriptor: the uncommitted version is complete in the backing store on
-    /// return, and under [`CommitPolicy::OnClose`] it is committed.
+    /// return, and under [`CommitPolicy::OnClose`] it is committed, unless it is empty.
     pub fn flush(&self, node: &Arc<Node<B>>) -> Result<()> {
         let body = node.file()?;
         if body.state.read().lost {
@@ -628,7 +595,10 @@ impl<B: Backing> Store<B> {
             return Ok(());
         }
         if self.core.options.commit == CommitPolicy::OnClose {
-            return self.fsync(node);
+            // A shell that redirects closes a copy of the descriptor before anything is written (`echo x > f`): an empty
+            // version waits for the end of its last writer, so that it is never what a cut leaves of a file.
+            let empty = body.state.read().open.as_ref().is_some_and(|edit| edit.size == 0);
+            return if empty { Ok(()) } else { self.fsync(node) };
         }
         if node.place.lock().link.is_none() {
             // Unlinked: nothing of it will ever be published.
@@ -694,6 +664,14 @@ impl<B: Backing> Store<B> {
             what: "commit everything before the end",
             source: std::io::Error::from_raw_os_error(libc::EIO),
         })
+    }
+}
+
+/// `attr` with the times of the uncommitted version, where there is one.
+fn with_edit_times(attr: Attr, edited: Option<(Timestamp, Timestamp)>) -> Attr {
+    match edited {
+        Some((mtime, ctime)) => Attr { mtime, ctime: attr.ctime.max(ctime), ..attr },
+        None => attr,
     }
 }
 

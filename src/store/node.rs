@@ -442,7 +442,8 @@ pub(crate) fn backing_name<B: Backing>(
     replaces: Option<EntryId>,
     name: &[u8],
 ) -> crate::format::BackingName {
-    let entry = Entry { kind, id, replaces, rdev: None, name: name.to_vec() };
+    let rdev = core.device_number(id, kind);
+    let entry = Entry { kind, id, replaces, rdev, name: name.to_vec() };
     seal_entry(&core.keys, parent, &entry)
 }
 

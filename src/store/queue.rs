@@ -44,7 +44,7 @@ impl<B: Backing> Queue<B> {
     /// Lets go of `node` if nothing of it waits for a commit. Who changes it meanwhile adds it again.
     pub fn remove_if_done(&self, node: &Arc<Node<B>>) {
         let mut dirty = self.dirty.lock();
-        if !node.waits() {
+        if !node.waits() || node.is_forsaken() {
             dirty.remove(&node.id());
         }
     }

@@ -3,14 +3,14 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use crate::backing::{Backing, RenameMode};
-use crate::format::{BackingName, EntryId, EntryKind, temp_file_name};
+use crate::backing::Backing;
+use crate::format::{BackingName, EntryId, EntryKind};
 
 use super::Store;
 use super::dir::{DirState, Doom, Doomed, left_behind};
 use super::error::{Attempt, Result};
-use super::node::{Ghost, Home, Node, TreeSpot};
-use super::tree::{TRIES, has_handles};
+use super::node::{Node, TreeSpot};
+use super::tree::TRIES;
 
 impl<B: Backing> Store<B> {
     /// Does what is due in a directory: syncs it and removes what died by now durable changes.
@@ -128,21 +128,18 @@ impl<B: Backing> Store<B> {
         } else {
             let spot = TreeSpot { dir: Arc::clone(dir), name: name.into(), replaces: None };
             let live = self.living_at(id, &spot);
-            if let Some(node) = live.as_ref().filter(|node| has_handles(node)) {
-                let ghost = temp_file_name(&*core.entropy);
-                core.backing
-                    .rename(&fd, &backing.name, &core.tmp, &ghost, RenameMode::NoReplace)
-                    .attempt("keep a replaced file that is open")?;
-                let left = dir.dir()?.names.latest() + 1;
-                node.place.lock().home =
-                    Home::Ghost(Ghost { name: ghost, from: Some((Arc::clone(dir), left)) });
+            let buried = live.as_ref().map(|node| (node, node.bury(core)));
+            if let Some((node, None)) = buried {
+                self.make_ghost(node, dir, state, &backing.name)?;
             } else {
                 let layered = self.takes_layers_along(&fd, &backing.name, id, kind, live.as_ref());
-                core.backing.unlink(&fd, &backing.name).attempt("remove a replaced file")?;
-                if let Some(node) = live {
-                    node.place.lock().home = Home::Gone;
-                    self.discard(&node);
+                let removed = core.backing.unlink(&fd, &backing.name);
+                match (buried, removed.is_ok()) {
+                    (Some((node, Some(home))), false) => node.unbury(home),
+                    (Some((node, _)), true) => self.discard(node),
+                    _ => {}
                 }
+                removed.attempt("remove a replaced file")?;
                 if layered {
                     let change = dir.dir()?.names.latest() + 1;
                     self.doom(dir, state, change, name, Doom::AllLayers(id));

@@ -13,7 +13,7 @@ use super::dir::{DirState, Doom, Doomed, Under, Vacated, VacatedBy, remove_tree}
 use super::dirmap::MapEntry;
 use super::edit::Edit;
 use super::error::{Attempt, Result, StoreError};
-use super::node::{Ghost, Home, Link, Node, PendingAttr, Place, TreeSpot, backing_name};
+use super::node::{Home, Link, Node, PendingAttr, Place, TreeSpot, backing_name};
 use super::{ListEntry, NewAttr, Store};
 
 /// How often an operation tries again after making room for itself.
@@ -142,37 +142,15 @@ impl<B: Backing> Store<B> {
 
     /// Makes an empty regular file. It exists in memory until it is committed.
     pub fn create(&self, dir: &Arc<Node<B>>, name: &[u8], new: &NewAttr) -> Result<Arc<Node<B>>> {
-        self.make_pending(dir, name, EntryKind::File, new)
+        self.make_pending(dir, name, EntryKind::File, None, new)
     }
 
-    /// Makes a symbolic link. It exists in memory until it is committed.
-    pub fn symlink(
-        &self,
-        dir: &Arc<Node<B>>,
-        name: &[u8],
-        target: &[u8],
-        new: &NewAttr,
-    ) -> Result<Arc<Node<B>>> {
-        if target.is_empty() || target.len() > 4095 {
-            return Err(StoreError::NameTooLong);
-        }
-        let node = self.make_pending(dir, name, EntryKind::Symlink, new)?;
-        // Nobody closes a link: that it fits the disk is known now or never.
-        let whole =
-            node.write_file(&self.core, 0, target).and_then(|()| node.complete_edit(&self.core));
-        if let Err(error) = whole {
-            self.unlink(dir, name)?;
-            return Err(error);
-        }
-        self.queue.make_eligible(&node, self.core.clock.elapsed());
-        Ok(node)
-    }
-
-    fn make_pending(
+    pub(super) fn make_pending(
         &self,
         dir: &Arc<Node<B>>,
         name: &[u8],
         kind: EntryKind,
+        rdev: Option<u64>,
         new: &NewAttr,
     ) -> Result<Arc<Node<B>>> {
         self.check_change(name)?;
@@ -181,6 +159,9 @@ impl<B: Backing> Store<B> {
             return Err(StoreError::AlreadyExists);
         }
         let id = EntryId::random(&*self.core.entropy);
+        if let Some(rdev) = rdev {
+            self.core.see_device(id, rdev);
+        }
         let now = self.core.now();
         let link = Link { dir: Arc::clone(dir), name: name.into() };
         let place = Place { link: Some(link), home: Home::Pending, link_seq: 0, away: false };
@@ -358,7 +339,7 @@ impl<B: Backing> Store<B> {
                 self.queue.make_eligible(node, self.core.clock.elapsed());
             }
         } else if !has_handles(node) {
-            self.discard(node);
+            self.let_go(node);
         }
         Ok(())
     }
@@ -393,25 +374,22 @@ impl<B: Backing> Store<B> {
         let core = &self.core;
         let fd = spot.dir.dir_fd(core)?;
         let backing = backing_name(core, spot.dir.id(), id, kind, spot.replaces, &spot.name);
-        let keep = live.filter(|node| has_handles(node));
-        if let Some(node) = keep {
-            let ghost = temp_file_name(&*core.entropy);
-            core.backing
-                .rename(&fd, &backing.name, &core.tmp, &ghost, RenameMode::NoReplace)
-                .attempt("unlink an open file")?;
+        let buried = live.map(|node| (node, node.bury(core)));
+        if let Some((node, None)) = buried {
+            self.make_ghost(node, &spot.dir, state, &backing.name)?;
             let mut place = node.place.lock();
-            let left = spot.dir.dir()?.names.latest() + 1;
-            place.home =
-                Home::Ghost(Ghost { name: ghost, from: Some((Arc::clone(&spot.dir), left)) });
             if place.link.as_ref().is_some_and(|link| spot.is_at(link)) {
                 place.link = None;
             }
         } else {
             let layered = self.takes_layers_along(&fd, &backing.name, id, kind, live);
-            core.backing.unlink(&fd, &backing.name).attempt("remove a file")?;
+            let removed = core.backing.unlink(&fd, &backing.name);
+            if let (Some((node, Some(home))), false) = (buried, removed.is_ok()) {
+                node.unbury(home);
+            }
+            removed.attempt("remove a file")?;
             if let Some(node) = live {
                 let mut place = node.place.lock();
-                place.home = Home::Gone;
                 if place.link.as_ref().is_some_and(|link| spot.is_at(link)) {
                     place.link = None;
                 }
@@ -423,9 +401,7 @@ impl<B: Backing> Store<B> {
         }
         let change = spot.dir.dir()?.names.count();
         self.vacate(state, spot, backing, change, VacatedBy::Removed(id));
-        if keep.is_none()
-            && let Some(node) = live
-        {
+        if let Some(node) = live.filter(|node| node.is_gone()) {
             self.discard(node);
         }
         Ok(())

@@ -152,8 +152,23 @@ impl Driver {
             Op::Mknod { dir, name, mode } => {
                 let (node, ino) = self.dir(*dir)?;
                 let mode = NewMode { mode: *mode, umask: 0 };
-                let real = self.fs.mknod(ino, &name.bytes(), mode, CALLER);
+                let real = self.fs.mknod(ino, &name.bytes(), mode, 0, CALLER);
                 let model = self.model.make(node, &name.bytes(), Body::File(vec![]), mode.mode);
+                self.made(real, model)?;
+            }
+            Op::Special { dir, name, mode, rdev } => {
+                let (node, ino) = self.dir(*dir)?;
+                let name = name.bytes();
+                let (kind, number) = match mode & libc::S_IFMT {
+                    libc::S_IFIFO => (EntryKind::Fifo, 0),
+                    libc::S_IFSOCK => (EntryKind::Socket, 0),
+                    libc::S_IFCHR => (EntryKind::CharDevice, u64::from(*rdev)),
+                    _ => (EntryKind::BlockDevice, u64::from(*rdev)),
+                };
+                let asked = NewMode { mode: *mode, umask: 0 };
+                let real = self.fs.mknod(ino, &name, asked, u64::from(*rdev), CALLER);
+                let body = Body::Special(kind, number);
+                let model = self.model.make(node, &name, body, mode & 0o7777);
                 self.made(real, model)?;
             }
             Op::Mkdir { dir, name, mode } => {
@@ -225,7 +240,7 @@ impl Driver {
                     let model = match &driver.model.node(node).body {
                         Body::File(_) => Ok(()),
                         Body::Dir(_) => Err(vec![libc::EISDIR]),
-                        Body::Symlink(_) => Err(vec![libc::EINVAL]),
+                        Body::Symlink(_) | Body::Special(..) => Err(vec![libc::EINVAL]),
                     };
                     if let Some((attr, ())) = both(real, model)? {
                         driver.model.content_mut(node).resize(*size as usize, 0);
@@ -370,6 +385,7 @@ impl Driver {
                     Body::File(_) => Ok(there),
                     Body::Dir(_) => Err(vec![libc::EISDIR]),
                     Body::Symlink(_) => Err(vec![libc::ELOOP]),
+                    Body::Special(..) => Err(vec![libc::ENXIO]),
                 }
             }
             other => other,
@@ -395,6 +411,7 @@ impl Driver {
             Body::File(_) => Ok(()),
             Body::Dir(_) => Err(vec![libc::EISDIR]),
             Body::Symlink(_) => Err(vec![libc::ELOOP]),
+            Body::Special(..) => Err(vec![libc::ENXIO]),
         };
         if let Some((handle, ())) = both(self.fs.open(ino, flags, CALLER), model)? {
             if truncate {
@@ -461,6 +478,10 @@ impl Driver {
             Body::Symlink(target) => {
                 same("kind", attr.kind, EntryKind::Symlink)?;
                 same("size", attr.size, target.len() as u64)?;
+            }
+            Body::Special(kind, rdev) => {
+                same("kind and device", (attr.kind, attr.rdev), (*kind, *rdev))?;
+                same("size and blocks", (attr.size, attr.blocks_512), (0, 0))?;
             }
         }
         same("mode", format!("{:o}", attr.mode), format!("{:o}", model.mode))?;
@@ -569,7 +590,7 @@ impl Driver {
             let attr = self.fs.lookup(ino, name).map_err(|error| format!("{what}: {error}"))?;
             self.compare_attr(child, &attr).map_err(|why| format!("{what}: {why}"))?;
             match &self.model.node(child).body {
-                Body::Dir(_) => {}
+                Body::Dir(_) | Body::Special(..) => {}
                 Body::File(content) => {
                     let flags =
                         OpenFlags { access: Access::Read, truncate: false, exclusive: false };

@@ -108,6 +108,13 @@ pub enum Op {
         name: Name,
         mode: u32,
     },
+    /// Makes a fifo, a socket or a device; the type is in the mode.
+    Special {
+        dir: Pick,
+        name: Name,
+        mode: u32,
+        rdev: u32,
+    },
     Open {
         dir: Pick,
         name: Name,
@@ -220,7 +227,12 @@ impl Op {
                 let exclusive = rng.below(2) == 0;
                 Op::Create { dir, name, mode: 0o600 | rng.below(0o200) as u32, exclusive }
             }
-            12 => Op::Mknod { dir, name, mode: 0o644 },
+            12 if rng.below(2) == 0 => Op::Mknod { dir, name, mode: 0o644 },
+            12 => {
+                let kinds = [libc::S_IFIFO, libc::S_IFSOCK, libc::S_IFCHR, libc::S_IFBLK];
+                let mode = kinds[rng.below(4) as usize] | 0o600 | rng.below(0o200) as u32;
+                Op::Special { dir, name, mode, rdev: rng.next() as u32 }
+            }
             13..=17 => Op::Open { dir, name, write: rng.below(3) > 0, truncate: rng.below(4) == 0 },
             18..=24 => Op::Close { handle },
             25..=26 => Op::Flush { handle },

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use akasha::clock::Timestamp;
+use akasha::format::EntryKind;
 
 use super::op::Mode;
 
@@ -18,6 +19,8 @@ pub enum Body {
     File(Vec<u8>),
     Dir(BTreeMap<Vec<u8>, NodeIndex>),
     Symlink(Vec<u8>),
+    /// The kind and the device's number.
+    Special(EntryKind, u64),
 }
 
 #[derive(Clone, Debug)]
