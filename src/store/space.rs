@@ -339,17 +339,26 @@ fn need_room<B: Backing>(core: &Core<B>, blocks: u64) -> Result<()> {
 impl<B: Backing> FileState<B> {
     /// What `block` is in the version that readers see, and how many blocks before `end` certainly are the same.
     fn run(&self, core: &Core<B>, block: u64, end: u64) -> (u64, Kind) {
-        let Some(edit) = self.open.as_ref().or(self.frozen.as_deref()) else {
-            return self.run_committed(block, end);
-        };
-        // Its commit makes it one whole simple layer, which has no holes.
-        if finish::is_small(core, edit) {
-            return (end - block, Kind::Data);
+        match self.open.as_ref().or(self.frozen.as_deref()) {
+            Some(edit) => self.run_in(Some(core), edit, block, end),
+            None => self.run_committed(block, end),
         }
-        self.run_in(edit, block, end)
     }
 
-    fn run_in(&self, edit: &Edit<B>, block: u64, end: u64) -> (u64, Kind) {
+    /// As [`FileState::run`], but by what was written and not by what a commit would make of it.
+    fn run_written(&self, block: u64, end: u64) -> (u64, Kind) {
+        match self.open.as_ref().or(self.frozen.as_deref()) {
+            Some(edit) => self.run_in(None, edit, block, end),
+            None => self.run_committed(block, end),
+        }
+    }
+
+    /// What `block` is in `edit`, also by what a commit will make of it if there is a `core` to ask.
+    fn run_in(&self, core: Option<&Core<B>>, edit: &Edit<B>, block: u64, end: u64) -> (u64, Kind) {
+        // Its commit makes it one whole simple layer, which has no holes.
+        if core.is_some_and(|core| finish::is_small(core, edit)) {
+            return (end - block, Kind::Data);
+        }
         let count = edit.run_len(block, end - block);
         match edit.find(block) {
             Held::Memory(_) => (1, Kind::Data),
@@ -357,7 +366,7 @@ impl<B: Backing> FileState<B> {
             Held::Zeros(zeros) => (count, Kind::Zeros(zeros)),
             Held::Below => match &self.frozen {
                 Some(frozen) if !std::ptr::eq(Arc::as_ptr(frozen), edit) => {
-                    self.run_in(frozen, block, block + count)
+                    self.run_in(core, frozen, block, block + count)
                 }
                 _ => self.run_committed(block, block + count),
             },
@@ -386,7 +395,7 @@ impl<B: Backing> FileState<B> {
         };
         let mut block = first;
         while block < inside {
-            let (count, kind) = self.run(core, block, inside);
+            let (count, kind) = self.run_written(block, inside);
             if kind == Kind::Zeros(Zeros::Hole) {
                 add(block, block + count);
             }
