@@ -1,7 +1,7 @@
 //! Open files: reading, writing, and the ends of writing.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use crate::backing::Backing;
 use crate::format::{EntryId, EntryKind};
@@ -137,7 +137,7 @@ impl<B: Backing> FileSystem<B> {
                 return Err(error);
             }
         }
-        Ok(self.files.add(FileHandle { node, access: flags.access, unflushed: AtomicU64::new(0) }))
+        Ok(self.files.add(FileHandle::new(node, flags.access)))
     }
 
     /// Opens what was just created: as a writer first, so that a file made by a reader is complete, too.
@@ -149,7 +149,7 @@ impl<B: Backing> FileSystem<B> {
             self.store.close_file(&node, true);
             opened?;
         }
-        Ok(self.files.add(FileHandle { node, access, unflushed: AtomicU64::new(0) }))
+        Ok(self.files.add(FileHandle::new(node, access)))
     }
 
     /// Runs `change` as one who opens the file for writing, flushes and closes it, so that the store sees
@@ -196,6 +196,7 @@ impl<B: Backing> FileSystem<B> {
         }
         self.store.write(&file.node, offset, data)?;
         file.unflushed.fetch_add(data.len() as u64, Ordering::Relaxed);
+        file.uncounted.store(true, Ordering::Relaxed);
         self.note_change();
         match kind {
             WriteKind::Plain => Ok(()),
@@ -235,11 +236,14 @@ impl<B: Backing> FileSystem<B> {
 
     /// fsync(2), fdatasync(2): content, attributes and name are durable on return (G2).
     pub fn fsync(&self, handle: Handle) -> Result<()> {
-        let synced = self.store.fsync(&self.files.get(handle)?.node);
+        let file = self.files.get(handle)?;
+        let synced = self.store.fsync(&file.node);
         if synced.is_err() {
             // Maintenance has the kernel forget what was lost.
             self.note_change();
         }
+        // Pages may have been written through any handle.
+        self.note_stale(file.node.id());
         Ok(synced?)
     }
 }

@@ -1,7 +1,7 @@
 //! Open files and directories, by the number that the kernel hands back with each request.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use hashbrown::HashMap;
 use parking_lot::RwLock;
@@ -21,6 +21,14 @@ pub(super) struct FileHandle<B: Backing> {
     pub access: Access,
     /// Bytes written through it since its last flush.
     pub unflushed: AtomicU64,
+    /// Whether something was written through it that the kernel's count of blocks does not hold yet.
+    pub uncounted: AtomicBool,
+}
+
+impl<B: Backing> FileHandle<B> {
+    pub fn new(node: Arc<Node<B>>, access: Access) -> Self {
+        FileHandle { node, access, unflushed: AtomicU64::new(0), uncounted: AtomicBool::new(false) }
+    }
 }
 
 /// An open directory.
@@ -59,6 +67,10 @@ impl<T> Handles<T> {
 
     pub fn take_all(&self) -> Vec<Arc<T>> {
         self.open.write().drain().map(|(_, item)| item).collect()
+    }
+
+    pub fn all(&self) -> Vec<Arc<T>> {
+        self.open.read().values().cloned().collect()
     }
 
     pub fn len(&self) -> usize {

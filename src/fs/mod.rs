@@ -131,6 +131,7 @@ impl<B: Backing> FileSystem<B> {
     /// to wait for the next turn unless something changes before.
     pub fn maintain(&self) -> Duration {
         self.changed.store(false, Ordering::Relaxed);
+        self.count_open_blocks();
         self.store.tick()
     }
 

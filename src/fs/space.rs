@@ -72,10 +72,21 @@ impl<B: Backing> FileSystem<B> {
         }
         let copied = self.store.copy((&from.node, from_offset), (&to.node, to_offset), len)?;
         to.unflushed.fetch_add(copied, Ordering::Relaxed);
+        to.uncounted.store(true, Ordering::Relaxed);
         self.note_change();
         if copied > 0 && !caller.keeps_set_id() {
             self.clear_set_id(&to.node)?;
         }
         Ok(copied)
+    }
+
+    /// Has the kernel ask for the blocks of what was written through open handles: it does so by itself after close, and
+    /// not after it wrote pages back.
+    pub(super) fn count_open_blocks(&self) {
+        for file in self.files.all() {
+            if file.uncounted.swap(false, Ordering::Relaxed) {
+                self.note_stale(file.node.id());
+            }
+        }
     }
 }
