@@ -470,3 +470,34 @@ fn copy_some<B: Backing>(
     to.write_file(core, to_offset, &buffer[..count])?;
     Ok((count as u64, true))
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// Every range of a few small blocks: whole blocks and edges cover it once, and nothing else.
+    #[test]
+    fn whole_blocks_and_edges_cover_a_range() {
+        const BLOCK_LEN: u64 = 4;
+        const SIZE: u64 = 18;
+        for (offset, end) in (0..SIZE).flat_map(|o| (o + 1..=SIZE).map(move |e| (o, e))) {
+            let first = offset.div_ceil(BLOCK_LEN);
+            let last = if end == SIZE { end.div_ceil(BLOCK_LEN) } else { end / BLOCK_LEN };
+            let mut covered = [0; 24];
+            for byte in first * BLOCK_LEN..last.max(first) * BLOCK_LEN {
+                covered[as_index(byte)] += 1;
+            }
+            for Edge { block, from, to } in edges_of(BLOCK_LEN, (offset, end), (first, last)) {
+                assert!(from < to && to <= as_index(BLOCK_LEN));
+                for byte in from..to {
+                    covered[as_index(block * BLOCK_LEN) + byte] += 1;
+                }
+            }
+            for (byte, times) in (0..).zip(covered).take(as_index(SIZE)) {
+                let inside = (offset..end).contains(&byte);
+                assert_eq!(times, i32::from(inside), "byte {byte} of {offset}..{end}");
+            }
+        }
+    }
+}
