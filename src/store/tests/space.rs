@@ -116,8 +116,8 @@ fn a_punched_terabyte_is_one_record() {
 
 /// A version's map names the holes of the layers that go, and not those of the layers that stay.
 #[test]
-fn ten_thousand_holes_are_not_repeated_by_every_small_change() {
-    const HOLES: u64 = 10_000;
+fn thousands_of_holes_are_not_repeated_by_every_small_change() {
+    const HOLES: u64 = 5000;
     let disk = vault();
     let store = mount(&disk);
     let node = open(&store, b"f", &[]);
@@ -133,8 +133,8 @@ fn ten_thousand_holes_are_not_repeated_by_every_small_change() {
     store.fsync(&node).unwrap();
     assert_eq!(allocated(&store, &node), size - HOLES * BLOCK);
     let (mut written, mut largest) = (0, 0);
-    for number in 0..300 {
-        let block = number * 7919 % (2 * HOLES) | 1;
+    for number in 0..60 {
+        let block = (number * 7919 % (2 * HOLES)) | 1;
         store.write(&node, block * BLOCK + 5, b"changed").unwrap();
         store.fsync(&node).unwrap();
         let top = node.load_top(&store.core).unwrap().unwrap();
@@ -143,7 +143,7 @@ fn ten_thousand_holes_are_not_repeated_by_every_small_change() {
         largest = largest.max(len);
         assert!(top.layers.len() <= 20, "{} layers", top.layers.len());
     }
-    assert!(written / 300 < 100_000, "{} bytes a commit, {largest} at most", written / 300);
+    assert!(written / 60 < 100_000, "{} bytes a commit, {largest} at most", written / 60);
     let top = node.load_top(&store.core).unwrap().unwrap();
     assert_eq!(top.allocated, size - HOLES * BLOCK);
     drop(top);
@@ -176,7 +176,7 @@ fn ranges_change_while_versions_are_committed() {
         });
         let dice = SeededEntropy::new(5);
         let pick = |bound: u64| crate::entropy::Entropy::next_u64(&dice) % bound;
-        for turn in 0..1500 {
+        for turn in 0..500 {
             let offset = pick(size - 1);
             let len = 1 + pick((size - offset).min(200_000));
             let range = usize::try_from(offset).unwrap()..usize::try_from(offset + len).unwrap();
