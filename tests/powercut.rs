@@ -177,11 +177,13 @@ impl Run {
                 }
                 let dir = dir_of(&self.store, at.0)?;
                 let node = match self.store.lookup(&dir, &name(at)) {
-                    Ok(node) => node,
+                    Ok(node) => {
+                        self.store.open_file(&node, true)?;
+                        node
+                    }
                     Err(StoreError::NotFound) => self.store.create(&dir, &name(at), &NEW)?,
                     Err(error) => return Err(error),
                 };
-                self.store.open_file(&node, true)?;
                 let done = self
                     .store
                     .truncate(&node, 0)

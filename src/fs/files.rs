@@ -140,10 +140,10 @@ impl<B: Backing> FileSystem<B> {
         Ok(self.files.add(FileHandle::new(node, flags.access)))
     }
 
-    /// Opens what was just created: as a writer first, so that a file made by a reader is complete, too.
+    /// A handle of what was just created, which is open for writing: a reader gives that up for his own, so that the file
+    /// is complete, too.
     fn open_made(&self, node: Arc<Node<B>>, access: Access) -> Result<Handle> {
         self.note_change();
-        self.store.open_file(&node, true)?;
         if !access.writes() {
             let opened = self.store.open_file(&node, false);
             self.store.close_file(&node, true);
@@ -160,6 +160,15 @@ impl<B: Backing> FileSystem<B> {
         change: impl FnOnce(&Store<B>) -> std::result::Result<(), crate::store::StoreError>,
     ) -> Result<()> {
         of_inode(self.store.open_file(node, true))?;
+        self.finish_as_writer(node, change)
+    }
+
+    /// As [`FileSystem::as_writer`], by one who has it open for writing: closes it.
+    pub(super) fn finish_as_writer(
+        &self,
+        node: &Arc<Node<B>>,
+        change: impl FnOnce(&Store<B>) -> std::result::Result<(), crate::store::StoreError>,
+    ) -> Result<()> {
         let was_clean = !self.store.is_dirty(node);
         let done = change(&self.store).and_then(|()| self.store.flush(node));
         if done.is_err() && was_clean {

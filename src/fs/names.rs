@@ -61,7 +61,7 @@ impl<B: Backing> FileSystem<B> {
             0 | libc::S_IFREG => {
                 let dir = self.node(parent)?;
                 let (node, _) = self.make_file(&dir, name, mode, true, caller)?;
-                self.as_writer(&node, |_| Ok(()))?;
+                self.finish_as_writer(&node, |_| Ok(()))?;
                 return self.remember(&node);
             }
             libc::S_IFIFO => EntryKind::Fifo,
@@ -174,7 +174,7 @@ impl<B: Backing> FileSystem<B> {
         Err(FsError::InvalidArgument)
     }
 
-    /// Makes a regular file, or finds the one that is there unless `exclusive`; tells whether it made it.
+    /// Makes a regular file, open for writing, or finds the one that is there unless `exclusive`; tells whether it made it.
     pub(super) fn make_file(
         &self,
         dir: &Arc<Node<B>>,

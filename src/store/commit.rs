@@ -29,7 +29,7 @@ use super::dir::{Doom, Under};
 use super::dirmap::MapEntry;
 use super::error::{Attempt, Result, StoreError};
 use super::finish::{self, Finished, older_spot};
-use super::node::{CommitState, FileBody, Ghost, Home, Link, Node, TreeSpot};
+use super::node::{CommitState, FileBody, FileState, Ghost, Home, Link, Node, TreeSpot};
 use super::tree::{Blocked, Locked, Tried, claim, clone_home};
 
 /// From this many layers on one syncfs is cheaper than one fsync each.
@@ -41,6 +41,15 @@ const LAST_BATCH: usize = 8192;
 /// How often a file is committed again because it changed meanwhile, before a waiter is answered.
 const ROUNDS: usize = 16;
 
+/// Which open edits a commit takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Take {
+    /// All: somebody asked for what these files hold now.
+    All,
+    /// Those whose writers are done, or have been at it for too long. Whoever begins to write meanwhile keeps his.
+    Done,
+}
+
 /// A file on its way through a commit.
 struct Work<'a, B: Backing> {
     node: &'a Arc<Node<B>>,
@@ -50,16 +59,16 @@ struct Work<'a, B: Backing> {
 }
 
 impl<B: Backing> Store<B> {
-    /// Commits every change of these files made before the call, and the names they wait to take. Their bytes are
-    /// durable on return, their names after [`Store::sync_path`].
-    pub(super) fn commit(&self, nodes: &[Arc<Node<B>>]) -> Result<()> {
+    /// Commits the changes of these files made before the call, as far as `take` says, and the names they wait to take.
+    /// Their bytes are durable on return, their names after [`Store::sync_path`].
+    pub(super) fn commit(&self, nodes: &[Arc<Node<B>>], take: Take) -> Result<()> {
         let targets: Vec<(Arc<Node<B>>, u64)> =
             nodes.iter().map(|node| (Arc::clone(node), changes(node))).collect();
         let mut first: Vec<Arc<Node<B>>> = Vec::new();
         for _ in 0..ROUNDS {
             let mut waiting: Vec<Arc<Node<B>>> = targets
                 .iter()
-                .filter(|(node, target)| needs_commit(node, *target))
+                .filter(|(node, target)| self.needs_commit(node, *target, take))
                 .map(|(node, _)| Arc::clone(node))
                 .chain(first.drain(..))
                 .collect();
@@ -72,7 +81,7 @@ impl<B: Backing> Store<B> {
             waiting.sort_by_key(|node| node.id());
             waiting.dedup_by_key(|node| node.id());
             // Whoever is in the way of one of these is committed along with them in the next round.
-            first = self.commit_once(&waiting)?;
+            first = self.commit_once(&waiting, take)?;
         }
         Err(StoreError::Io {
             what: "commit files that keep changing places",
@@ -81,13 +90,13 @@ impl<B: Backing> Store<B> {
     }
 
     /// One round. Returns the nodes that hold a name which one of `nodes` wants.
-    fn commit_once(&self, nodes: &[Arc<Node<B>>]) -> Result<Vec<Arc<Node<B>>>> {
+    fn commit_once(&self, nodes: &[Arc<Node<B>>], take: Take) -> Result<Vec<Arc<Node<B>>>> {
         let mut first_error = None;
         let mut works = Vec::new();
         for node in nodes {
             let Ok(body) = node.file() else { continue };
             let mut guard = body.commit.lock();
-            match self.freeze_and_seal(node, body, &mut guard) {
+            match self.freeze_and_seal(node, body, take, &mut guard) {
                 Ok(covers) => works.push(Work { node, guard, covers }),
                 Err(error) => {
                     first_error.get_or_insert(error);
@@ -115,11 +124,12 @@ impl<B: Backing> Store<B> {
         first_error.map_or(Ok(in_the_way), Err)
     }
 
-    /// Freezes the open edit, if no frozen one waits, and completes the frozen one's layer.
+    /// Freezes the open edit, if no frozen one waits and `take` says so, and completes the frozen one's layer.
     fn freeze_and_seal(
         &self,
         node: &Arc<Node<B>>,
         body: &FileBody<B>,
+        take: Take,
         guard: &mut CommitState<B>,
     ) -> Result<u64> {
         // What the frozen edit changes is based on: without it nothing can be folded in.
@@ -131,6 +141,8 @@ impl<B: Backing> Store<B> {
                 if whole { Ok(None) } else { Err(error) }
             })?;
         }
+        // What moves is moved with what it holds: a half-written file that somebody waits for is somebody's wish.
+        let moves = node.place.lock().away;
         let (frozen, covers) = {
             let _alone = body.gate.write();
             let mut state = body.state.write();
@@ -138,6 +150,7 @@ impl<B: Backing> Store<B> {
                 return Err(StoreError::Lost);
             }
             if state.frozen.is_none()
+                && (moves || self.takes(&state, take))
                 && let Some(open) = state.open.take()
             {
                 guard.finished = open.complete.lock().take();
@@ -565,7 +578,7 @@ impl<B: Backing> Store<B> {
         if self.core.options.read_only {
             return Ok(());
         }
-        self.commit(std::slice::from_ref(node))?;
+        self.commit(std::slice::from_ref(node), Take::All)?;
         self.restore_touched();
         self.sync_path(node)
     }
@@ -578,8 +591,7 @@ impl<B: Backing> Store<B> {
         }
         let pending: Vec<Arc<Node<B>>> = {
             let state = dir.dir()?.state.lock();
-            let shown =
-                state.pending.values().filter(|node| node.place.lock().away || !has_writers(node));
+            let shown = state.pending.values();
             // What the mount shows elsewhere already must leave this directory.
             let left = state.under.values().filter_map(|under| match under {
                 Under::MovedAway(node) => Some(node),
@@ -587,7 +599,7 @@ impl<B: Backing> Store<B> {
             });
             shown.chain(left).cloned().collect()
         };
-        self.commit(&pending)?;
+        self.commit(&pending, Take::Done)?;
         self.restore_touched();
         let latest = dir.dir()?.names.latest();
         if !dir.dir()?.state.lock().removed {
@@ -607,7 +619,7 @@ impl<B: Backing> Store<B> {
         }
         let now = self.core.clock.elapsed();
         let due = self.due(now, interval);
-        self.commit_batches(&due, BATCH);
+        self.commit_batches(&due, BATCH, Take::Done);
         // What died waits as long as a commit may: names change often and settle together.
         let settle = {
             let mut last = self.settled_last.lock();
@@ -638,7 +650,7 @@ impl<B: Backing> Store<B> {
             if dirty.is_empty() {
                 break;
             }
-            clean = self.commit_batches(&dirty, LAST_BATCH);
+            clean = self.commit_batches(&dirty, LAST_BATCH, Take::All);
         }
         clean && self.queue.len() == 0
     }
@@ -673,23 +685,21 @@ impl<B: Backing> Store<B> {
             .filter(|node| {
                 let Ok(body) = node.file() else { return false };
                 let state = body.state.read();
-                let closed = state.writers == 0;
                 let eligible = state
                     .eligible_since
                     .is_some_and(|since| pressed || now.saturating_sub(since) >= interval);
-                let begun = state.open.as_ref().map(|edit| edit.begun);
-                let overdue = begun
-                    .is_some_and(|begun| now.saturating_sub(begun) >= core.options.open_commit);
-                (closed && eligible) || overdue || state.frozen.is_some()
+                (state.writers == 0 && eligible)
+                    || self.is_overdue(&state)
+                    || state.frozen.is_some()
             })
             .collect()
     }
 
     /// Commits and makes durable, many files at a time.
-    fn commit_batches(&self, nodes: &[Arc<Node<B>>], batch: usize) -> bool {
+    fn commit_batches(&self, nodes: &[Arc<Node<B>>], batch: usize, take: Take) -> bool {
         let mut clean = true;
         for batch in nodes.chunks(batch) {
-            if let Err(error) = self.commit(batch) {
+            if let Err(error) = self.commit(batch, take) {
                 log::warn!(
                     "a commit failed and will be tried again: {}",
                     super::error::chain(&error)
@@ -704,25 +714,35 @@ impl<B: Backing> Store<B> {
         }
         clean
     }
-}
 
-/// Whether a change of `node` up to `target`, or a name that it waits to take, is still to be committed.
-fn needs_commit<B: Backing>(node: &Arc<Node<B>>, target: u64) -> bool {
-    let Ok(body) = node.file() else { return false };
-    if node.is_forsaken() {
-        return false;
+    /// Whether a commit that takes `take` freezes the open edit. Looked at under the state's lock, at the freeze itself: a
+    /// file may have been opened and cut since somebody found that it was due.
+    fn takes(&self, state: &FileState<B>, take: Take) -> bool {
+        take == Take::All || state.writers == 0 || self.is_overdue(state)
     }
-    {
-        let state = body.state.read();
-        if state.lost || (state.is_dirty() && state.committed < target) {
-            return true;
+
+    /// Whether it has been written for so long that its writers' end is not waited for.
+    fn is_overdue(&self, state: &FileState<B>) -> bool {
+        let begun = state.open.as_ref().map(|edit| edit.begun);
+        let now = self.core.clock.elapsed();
+        begun.is_some_and(|begun| now.saturating_sub(begun) >= self.core.options.open_commit)
+    }
+
+    /// Whether a change of `node` up to `target`, or a name that it waits to take, is still to be committed.
+    fn needs_commit(&self, node: &Arc<Node<B>>, target: u64, take: Take) -> bool {
+        let Ok(body) = node.file() else { return false };
+        if node.is_forsaken() {
+            return false;
         }
+        {
+            let state = body.state.read();
+            let taken = state.frozen.is_some() || state.open.is_some() && self.takes(&state, take);
+            if state.lost || (taken && state.committed < target) {
+                return true;
+            }
+        }
+        node.place.lock().away
     }
-    node.place.lock().away
-}
-
-fn has_writers<B: Backing>(node: &Arc<Node<B>>) -> bool {
-    node.file().is_ok_and(|body| body.state.read().writers > 0)
 }
 
 fn changes<B: Backing>(node: &Arc<Node<B>>) -> u64 {

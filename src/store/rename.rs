@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::backing::{Backing, RenameMode};
 use crate::format::{EntryId, EntryKind};
 
+use super::commit::Take;
 use super::dir::{DirState, Doom, Under, VacatedBy, left_behind};
 use super::dirmap::MapEntry;
 use super::error::{Attempt, Result, StoreError};
@@ -371,7 +372,7 @@ impl<B: Backing> Store<B> {
                 return Err(StoreError::NotSupported);
             }
             for node in [&a, &b] {
-                self.commit(std::slice::from_ref(node))?;
+                self.commit(std::slice::from_ref(node), Take::All)?;
                 self.sync_path(node)?;
             }
             for dir in [dir, to_dir] {

@@ -46,7 +46,6 @@ type TestNode = Arc<Node<SimDisk>>;
 /// A new committed, closed file.
 fn put(store: &Store<SimDisk>, dir: &TestNode, name: &[u8], content: &[u8]) -> TestNode {
     let node = store.create(dir, name, &NEW).unwrap();
-    store.open_file(&node, true).unwrap();
     store.write(&node, 0, content).unwrap();
     store.fsync(&node).unwrap();
     store.close_file(&node, true);
@@ -202,7 +201,8 @@ fn a_name_whose_owner_has_yet_to_move_is_not_given_away() {
     put(&store, &root, b"y", b"target");
     store.open_file(&moved, true).unwrap();
     store.rename(&root, b"x", &root, b"y", RenameFlags::Replace).unwrap();
-    store.create(&root, b"x", &NEW).unwrap();
+    let passing = store.create(&root, b"x", &NEW).unwrap();
+    store.close_file(&passing, true);
     store.unlink(&root, b"x").unwrap();
     put(&store, &root, b"x", b"fresh");
     for (rule, after) in crashes(&disk) {
@@ -457,7 +457,8 @@ fn a_directory_where_a_file_came_and_went_is_not_kept_in_memory() {
     let disk = vault();
     let store = mount(&disk);
     let dir = store.mkdir(&store.root(), b"dir", &NEW).unwrap();
-    store.create(&dir, b"f", &NEW).unwrap();
+    let passing = store.create(&dir, b"f", &NEW).unwrap();
+    store.close_file(&passing, true);
     store.unlink(&dir, b"f").unwrap();
     store.close().unwrap();
     assert!(!dir.dir().unwrap().state.lock().is_pinned());
@@ -498,7 +499,6 @@ fn what_an_interval_commits_in_many_directories_is_durable_with_one_sync() {
         .collect();
     for (n, dir) in dirs.iter().enumerate() {
         let node = store.create(dir, b"f", &NEW).unwrap();
-        store.open_file(&node, true).unwrap();
         store.write(&node, 0, &[u8::try_from(n).unwrap(); 100]).unwrap();
         store.flush(&node).unwrap();
         store.close_file(&node, true);
@@ -518,4 +518,34 @@ fn what_an_interval_commits_in_many_directories_is_durable_with_one_sync() {
         }
     }
     drop(dirs);
+}
+
+#[test]
+fn no_commit_that_nobody_asked_for_takes_what_is_being_written() {
+    let disk = vault();
+    let store = mount(&disk);
+    let root = store.root();
+    let saved = put(&store, &root, b"saved", b"old");
+    // Found to be due while it was closed; opened and cut before its turn came.
+    store.open_file(&saved, true).unwrap();
+    store.truncate(&saved, 0).unwrap();
+    store.commit(std::slice::from_ref(&saved), commit::Take::Done).unwrap();
+    // New, and its maker has written nothing yet.
+    let made = store.create(&root, b"made", &NEW).unwrap();
+    store.fsync_dir(&root).unwrap();
+    let shown = |expected: &[(&str, &[u8])]| {
+        let store = mount(&disk.crash(&CrashRule::Everything));
+        let root = store.root();
+        let found = names(&store, &root);
+        assert_eq!(found, expected.iter().map(|(name, _)| *name).collect::<Vec<_>>());
+        for (name, content) in expected {
+            assert_eq!(get(&store, &root, name.as_bytes()).unwrap(), *content);
+        }
+    };
+    shown(&[("saved", b"old")]);
+    store.write(&saved, 0, b"new").unwrap();
+    store.close_file(&saved, true);
+    store.close_file(&made, true);
+    store.commit(&[saved, made], commit::Take::Done).unwrap();
+    shown(&[("made", b""), ("saved", b"new")]);
 }

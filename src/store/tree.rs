@@ -9,6 +9,7 @@ use parking_lot::MutexGuard;
 use crate::backing::{AttrChange, Backing, FileKind, RenameMode, TempFile};
 use crate::format::{BackingName, EntryId, EntryKind, LengthClass, temp_file_name};
 
+use super::commit::Take;
 use super::dir::{DirState, Doom, Doomed, Under, Vacated, VacatedBy, remove_tree};
 use super::dirmap::MapEntry;
 use super::edit::Edit;
@@ -140,7 +141,8 @@ impl<B: Backing> Store<B> {
         dir.place.lock().link.as_ref().map_or(EntryId::ROOT, |link| link.dir.id())
     }
 
-    /// Makes an empty regular file. It exists in memory until it is committed.
+    /// Makes an empty regular file, open for writing: whoever made it ends that with [`Store::close_file`], and until then no
+    /// commit takes it unasked. It exists in memory until it is committed.
     pub fn create(&self, dir: &Arc<Node<B>>, name: &[u8], new: &NewAttr) -> Result<Arc<Node<B>>> {
         self.make_pending(dir, name, EntryKind::File, None, new)
     }
@@ -178,6 +180,7 @@ impl<B: Backing> Store<B> {
             });
             file.open = Some(Edit::begin(&self.core, 0));
             file.changes = 1;
+            file.writers = u32::from(kind == EntryKind::File);
         }
         self.nodes.insert(&node);
         state.map_mut().insert(name, MapEntry { id, kind, published: false, damaged: false });
@@ -594,7 +597,7 @@ impl<B: Backing> Store<B> {
                 Tried::Done(done) => return Ok(done),
                 Tried::Blocked(Blocked::Sync(dir, change)) => dir.sync_names(&self.core, change)?,
                 Tried::Blocked(Blocked::Commit(node)) => {
-                    self.commit(std::slice::from_ref(&node))?;
+                    self.commit(std::slice::from_ref(&node), Take::All)?;
                 }
                 Tried::Blocked(Blocked::Settle(dir)) => self.settle(&dir)?,
                 Tried::Blocked(Blocked::Path(dir)) => self.sync_path(&dir)?,

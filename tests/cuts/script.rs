@@ -252,7 +252,10 @@ impl Run {
                 self.close(*handle)?;
                 let node = store.create(&self.parent(path)?, &spot.1, &NEW)?;
                 self.oracle.made(node.id().get(), EntryKind::File, &spot, b"");
-                self.open(*handle, node)
+                let opened = self.open(*handle, Arc::clone(&node));
+                // Its maker's own.
+                store.close_file(&node, true);
+                opened
             }
             Op::Open(handle, path) => {
                 let found = self.spot(path).and_then(|spot| self.oracle.holder(&spot));

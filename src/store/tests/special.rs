@@ -127,10 +127,10 @@ fn what_was_looked_up_before_it_lost_its_name_is_whole_or_stale() {
     let root = store.root();
     // Never committed: its content goes with the node, however often it is opened.
     let pending = store.create(&root, b"f", &NEW).unwrap();
-    store.open_file(&pending, true).unwrap();
     store.write(&pending, 0, b"pending").unwrap();
     store.close_file(&pending, true);
     let next = store.create(&root, b"g", &NEW).unwrap();
+    store.close_file(&next, true);
     store.rename(&root, b"g", &root, b"f", RenameFlags::Replace).unwrap();
     for _ in 0..2 {
         store.open_file(&pending, false).unwrap();
