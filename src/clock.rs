@@ -1,6 +1,8 @@
 //! Time, injected, so that the store can be run and replayed without a wall clock.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
+
+use rustix::time::{ClockId, clock_gettime};
 
 /// A point in time as `stat` shows it: seconds since 1970-01-01 UTC, and nanoseconds 0..1e9.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -47,12 +49,10 @@ impl Default for SystemClock {
 
 impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
-        match SystemTime::now().duration_since(UNIX_EPOCH) {
-            Ok(since) => {
-                Timestamp { secs: since.as_secs().cast_signed(), nanos: since.subsec_nanos() }
-            }
-            Err(_) => Timestamp::default(),
-        }
+        // The kernel's own file times come from this clock, a few milliseconds behind the fine one (current_time in
+        // fs/inode.c): those of the mount must not be older than what happened before.
+        let now = clock_gettime(ClockId::RealtimeCoarse);
+        Timestamp { secs: now.tv_sec, nanos: u32::try_from(now.tv_nsec).unwrap_or(0) }
     }
 
     fn elapsed(&self) -> Duration {

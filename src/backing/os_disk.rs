@@ -156,7 +156,13 @@ impl Backing for OsDisk {
     fn list(&self, dir: &OsDir) -> io::Result<Vec<RawEntry>> {
         // A descriptor of its own: the position of a shared one would be another thread's too.
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let own = retry_on_intr(|| rustix::fs::openat(&dir.fd, c".", flags, Mode::empty()))?;
+        let reopen =
+            |flags| retry_on_intr(|| rustix::fs::openat(&dir.fd, c".", flags, Mode::empty()));
+        // As for files: reading through the mount must not write to the vault.
+        let own = match reopen(flags | OFlags::NOATIME) {
+            Err(Errno::PERM) => reopen(flags)?,
+            opened => opened?,
+        };
         let mut buffer = vec![MaybeUninit::uninit(); LIST_BUFFER_LEN];
         let mut raw = RawDir::new(own, &mut buffer);
         let mut entries = Vec::new();

@@ -176,10 +176,11 @@ pub struct MountArgs {
     pub commit_open: Option<String>,
     /// Mount options as mount(8) passes them, separated by commas
     ///
-    /// ro, rw, atime, noatime, relatime, strictatime, suid, nosuid, dev, nodev, exec, noexec, sync, async, dirsync,
-    /// allow_other, allow_root, default_permissions, nonempty, foreground, commit=, commit-open=, password-file=, log-level=.
-    /// What only concerns mount(8) and fstab is ignored: defaults, auto, noauto, user, users, nouser, owner, group, nofail,
-    /// _netdev, comment=, x-*.
+    /// ro, rw, atime, noatime, relatime, strictatime, diratime, nodiratime, suid, nosuid, dev, nodev, exec, noexec, sync,
+    /// async, dirsync, allow_other, allow_root, default_permissions, nonempty, foreground, commit=, commit-open=,
+    /// password-file=, log-level=. uid=, gid=, umask=, fmask= and dmask= show everything with this owner and group and
+    /// without these permission bits. What only concerns mount(8) and fstab is ignored: defaults, auto, noauto, user, users,
+    /// nouser, owner, group, nofail, lazytime, _netdev, comment=, x-*.
     #[arg(short, value_name = "OPTIONS", num_args = 1, allow_hyphen_values = true)]
     pub options: Vec<OsString>,
     /// What is logged: off, error, warn, info, debug or trace

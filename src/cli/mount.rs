@@ -155,7 +155,7 @@ fn mount_options(plan: &MountPlan, vault: &Path) -> MountOptions {
         suid: plan.flags.suid,
         dev: plan.flags.dev,
         no_exec: plan.flags.noexec,
-        no_atime: plan.flags.noatime,
+        view: plan.view,
         sync: plan.flags.sync,
         dir_sync: plan.flags.dirsync,
         commit_on_close: plan.commit == CommitPolicy::OnClose,

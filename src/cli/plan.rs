@@ -9,6 +9,7 @@ use std::time::Duration;
 use log::LevelFilter;
 
 use crate::format::config::KdfParams;
+use crate::fs::View;
 use crate::store::CommitPolicy;
 
 use super::args::{KdfArgs, MountArgs, NewPasswordArgs, PasswordArgs};
@@ -45,6 +46,8 @@ pub struct MountPlan {
     pub commit_open: Duration,
     /// How the kernel shall mount it.
     pub flags: MountFlags,
+    /// What of owners, modes and access times is shown.
+    pub view: View,
 }
 
 /// How the kernel shall mount.
@@ -62,8 +65,6 @@ pub struct MountFlags {
     pub dev: bool,
     /// No program can be run from it.
     pub noexec: bool,
-    /// Reading leaves access times alone.
-    pub noatime: bool,
     /// Every write is synchronous.
     pub sync: bool,
     /// Every change of names is synchronous.
@@ -171,6 +172,7 @@ impl MountPlan {
                 allow_other: args.allow_other,
                 ..MountFlags::default()
             },
+            view: View::default(),
         };
         for list in &args.options {
             for option in list.as_bytes().split(|&byte| byte == b',') {
@@ -204,8 +206,18 @@ impl MountPlan {
         match (key, value) {
             (b"ro", None) => flags.is_read_only = true,
             (b"rw", None) => flags.is_read_only = false,
-            (b"atime" | b"relatime" | b"strictatime", None) => flags.noatime = false,
-            (b"noatime", None) => flags.noatime = true,
+            (b"atime" | b"relatime" | b"strictatime", None) => self.view.no_atime = false,
+            (b"noatime", None) => self.view.no_atime = true,
+            (b"diratime", None) => self.view.no_dir_atime = false,
+            (b"nodiratime", None) => self.view.no_dir_atime = true,
+            (b"uid", Some(value)) => self.view.uid = Some(parse_id(key, value)?),
+            (b"gid", Some(value)) => self.view.gid = Some(parse_id(key, value)?),
+            (b"umask", Some(value)) => {
+                self.view.file_mask = parse_mask(key, value)?;
+                self.view.dir_mask = self.view.file_mask;
+            }
+            (b"fmask", Some(value)) => self.view.file_mask = parse_mask(key, value)?,
+            (b"dmask", Some(value)) => self.view.dir_mask = parse_mask(key, value)?,
             (b"sync", None) => flags.sync = true,
             (b"async", None) => flags.sync = false,
             (b"dirsync", None) => flags.dirsync = true,
@@ -254,11 +266,13 @@ impl MountPlan {
                 | b"owner"
                 | b"group"
                 | b"nofail"
+                | b"lazytime"
+                | b"nolazytime"
                 | b"_netdev",
                 None,
             )
             | (b"user" | b"comment", Some(_)) => {}
-            _ if key.starts_with(b"x-") => {}
+            _ if key.starts_with(b"x-") || key.starts_with(b"X-") => {}
             _ => {
                 let name = OsStr::from_bytes(option);
                 return Err(CliError::usage(
@@ -276,6 +290,28 @@ fn text_of(key: &[u8], value: &[u8]) -> Result<String> {
         CliError::usage(
             format!("the value of mount option {:?} is not text", OsStr::from_bytes(key)),
             "akasha mount --help lists the options after -o",
+        )
+    })
+}
+
+/// The number of a user or group. The last one means "unchanged" to chown(2) and is nobody's.
+fn parse_id(key: &[u8], value: &[u8]) -> Result<u32> {
+    let id = text_of(key, value)?.parse().ok().filter(|id| *id != u32::MAX);
+    id.ok_or_else(|| {
+        CliError::usage(
+            format!("{} needs the number of a user or group", OsStr::from_bytes(key).display()),
+            "id -u and id -g tell your own",
+        )
+    })
+}
+
+/// Permission bits in octal, as umask(1) takes them.
+fn parse_mask(key: &[u8], value: &[u8]) -> Result<u32> {
+    let mask = u32::from_str_radix(&text_of(key, value)?, 8).ok().filter(|mask| *mask <= 0o777);
+    mask.ok_or_else(|| {
+        CliError::usage(
+            format!("{} needs permission bits in octal", OsStr::from_bytes(key).display()),
+            "for example umask=077, which shows everything without rights for group and others",
         )
     })
 }
@@ -341,18 +377,25 @@ mod tests {
     fn option_lists_merge_and_the_later_one_counts() {
         let plan = plan(&[
             "-o",
-            "ro,noatime,user=me,x-systemd.automount,x-a=b,_netdev",
+            "ro,noatime,user=me,x-systemd.automount,X-a=b,_netdev,nofail,defaults,async,comment=c",
             "-o",
             "rw,nosuid,suid,noexec,,commit=0.1,commit-open=3,password-file=/p,foreground",
         ])
         .unwrap();
         assert!(!plan.flags.is_read_only);
         assert!(plan.flags.suid && plan.flags.noexec && !plan.flags.dev);
-        assert!(plan.flags.noatime);
+        assert!(plan.view.no_atime && !plan.view.no_dir_atime);
         assert_eq!(plan.commit, CommitPolicy::Interval(Duration::from_millis(100)));
         assert_eq!(plan.commit_open, Duration::from_secs(3));
         assert_eq!(plan.password, PasswordSource::File("/p".into()));
         assert!(plan.is_foreground);
+    }
+
+    #[test]
+    fn owners_and_masks_are_numbers() {
+        let plan = plan(&["-o", "uid=1000,gid=100,umask=077,fmask=0137"]).unwrap();
+        assert_eq!((plan.view.uid, plan.view.gid), (Some(1000), Some(100)));
+        assert_eq!((plan.view.file_mask, plan.view.dir_mask), (0o137, 0o077));
     }
 
     #[test]
@@ -381,6 +424,13 @@ mod tests {
             "password-file",
             "password-file=",
             "suid=yes",
+            "uid=me",
+            "uid=4294967295",
+            "gid=-1",
+            "umask",
+            "umask=8",
+            "dmask=1000",
+            "fmask=",
         ] {
             let error = plan(&["-o", option]).unwrap_err();
             assert_eq!(error.exit(), crate::cli::exit::Exit::Usage, "{option}");

@@ -55,6 +55,7 @@ impl<B: Backing> FileSystem<B> {
             mtime: request.mtime,
             ctime: request.ctime,
         };
+        change = self.view.unshow(change, || of_inode(self.store.attr(&node)))?;
         let new_owner = request.uid.is_some() || request.gid.is_some();
         if new_owner && change.mode.is_none() && node.kind() != EntryKind::Dir {
             let mode = of_inode(self.store.attr(&node))?.mode;
@@ -62,9 +63,9 @@ impl<B: Backing> FileSystem<B> {
             change.mode = (cleared != mode).then_some(cleared);
         }
         if change == SetAttr::default() {
-            return of_inode(self.store.attr(&node));
+            return self.getattr(ino);
         }
-        of_inode(self.store.set_attr(&node, &change))
+        Ok(self.view.show(of_inode(self.store.set_attr(&node, &change))?))
     }
 
     fn set_size(

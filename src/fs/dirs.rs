@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::backing::Backing;
 use crate::format::{EntryId, EntryKind};
-use crate::store::{Attr, Node, StoreError};
+use crate::store::{Accessed, Attr, Node, StoreError};
 
 use super::handles::DirHandle;
 use super::{FileSystem, FsError, Handle, Result};
@@ -52,6 +52,7 @@ impl<B: Backing> FileSystem<B> {
             return Err(FsError::Store(StoreError::NotADirectory));
         }
         self.store.open_dir(&node)?;
+        self.note_access(&node, Accessed::Opened);
         Ok(self.dirs.add(DirHandle { node }))
     }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use crate::backing::Backing;
 use crate::format::{EntryId, EntryKind};
-use crate::store::{Attr, Node, Store};
+use crate::store::{Accessed, Attr, Node, Store};
 
 use super::caller::Caller;
 use super::errno::of_inode;
@@ -45,6 +45,8 @@ pub struct OpenFlags {
     pub truncate: bool,
     /// O_EXCL, with O_CREAT.
     pub exclusive: bool,
+    /// O_NOATIME.
+    pub no_atime: bool,
 }
 
 impl OpenFlags {
@@ -60,6 +62,7 @@ impl OpenFlags {
             access,
             truncate: bits & libc::O_TRUNC != 0,
             exclusive: bits & libc::O_EXCL != 0,
+            no_atime: bits & libc::O_NOATIME != 0,
         }
     }
 }
@@ -137,7 +140,12 @@ impl<B: Backing> FileSystem<B> {
                 return Err(error);
             }
         }
-        Ok(self.files.add(FileHandle::new(node, flags.access)))
+        // What the kernel has in its cache is read without a request: opening counts.
+        let moves_atime = !flags.no_atime && flags.access != Access::Write;
+        if moves_atime {
+            self.note_access(&node, Accessed::Opened);
+        }
+        Ok(self.files.add(FileHandle::new(node, flags.access, moves_atime)))
     }
 
     /// A handle of what was just created, which is open for writing: a reader gives that up for his own, so that the file
@@ -149,7 +157,7 @@ impl<B: Backing> FileSystem<B> {
             self.store.close_file(&node, true);
             opened?;
         }
-        Ok(self.files.add(FileHandle::new(node, access)))
+        Ok(self.files.add(FileHandle::new(node, access, access != Access::Write)))
     }
 
     /// Runs `change` as one who opens the file for writing, flushes and closes it, so that the store sees
@@ -183,7 +191,12 @@ impl<B: Backing> FileSystem<B> {
     /// pread(2): fills `out` from `offset` up to the end of the file; returns how many bytes. Every handle
     /// reads, whatever it was opened for: the kernel completes partial pages of O_WRONLY files.
     pub fn read(&self, handle: Handle, offset: u64, out: &mut [u8]) -> Result<usize> {
-        Ok(self.store.read(&self.files.get(handle)?.node, offset, out)?)
+        let file = self.files.get(handle)?;
+        let len = self.store.read(&file.node, offset, out)?;
+        if file.moves_atime {
+            self.note_access(&file.node, Accessed::Read);
+        }
+        Ok(len)
     }
 
     /// Whether [`FileSystem::read`] will not wait for the disk.

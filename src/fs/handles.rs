@@ -19,6 +19,8 @@ pub struct Handle(pub u64);
 pub(super) struct FileHandle<B: Backing> {
     pub node: Arc<Node<B>>,
     pub access: Access,
+    /// Whether reading through it moves the access time.
+    pub moves_atime: bool,
     /// Bytes written through it since its last flush.
     pub unflushed: AtomicU64,
     /// Whether something was written through it that the kernel's count of blocks does not hold yet.
@@ -26,8 +28,9 @@ pub(super) struct FileHandle<B: Backing> {
 }
 
 impl<B: Backing> FileHandle<B> {
-    pub fn new(node: Arc<Node<B>>, access: Access) -> Self {
-        FileHandle { node, access, unflushed: AtomicU64::new(0), uncounted: AtomicBool::new(false) }
+    pub fn new(node: Arc<Node<B>>, access: Access, moves_atime: bool) -> Self {
+        let (unflushed, uncounted) = (AtomicU64::new(0), AtomicBool::new(false));
+        FileHandle { node, access, moves_atime, unflushed, uncounted }
     }
 }
 

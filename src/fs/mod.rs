@@ -23,6 +23,7 @@ mod handles;
 mod inodes;
 mod names;
 mod space;
+mod view;
 
 use std::sync::Arc;
 use std::sync::OnceLock;
@@ -31,7 +32,7 @@ use std::time::Duration;
 
 use crate::backing::Backing;
 use crate::format::EntryId;
-use crate::store::{Attr, Node, Store, StoreError};
+use crate::store::{Accessed, Attr, Node, Store, StoreError};
 
 pub use attr::AttrRequest;
 pub use caller::{Caller, NewMode};
@@ -39,6 +40,7 @@ pub use dirs::{DirItem, DirItemPlus, FIRST_STORE_COOKIE};
 pub use errno::{Errno, FsError};
 pub use files::{Access, OpenFlags, WriteKind};
 pub use handles::Handle;
+pub use view::View;
 
 use errno::of_inode;
 use handles::{DirHandle, FileHandle, Handles};
@@ -53,6 +55,7 @@ pub const NAME_MAX: usize = 255;
 /// A mounted store as POSIX sees it.
 pub struct FileSystem<B: Backing> {
     store: Arc<Store<B>>,
+    view: View,
     inodes: Inodes<B>,
     files: Handles<FileHandle<B>>,
     dirs: Handles<DirHandle<B>>,
@@ -64,10 +67,11 @@ pub struct FileSystem<B: Backing> {
 
 impl<B: Backing> FileSystem<B> {
     /// A filesystem whose kernel side knows only the root.
-    pub fn new(store: Arc<Store<B>>) -> Self {
+    pub fn new(store: Arc<Store<B>>, view: View) -> Self {
         let root = store.root();
         FileSystem {
             store,
+            view,
             inodes: Inodes::new(&root),
             files: Handles::new(),
             dirs: Handles::new(),
@@ -89,7 +93,7 @@ impl<B: Backing> FileSystem<B> {
 
     /// Attributes of a known inode.
     pub fn getattr(&self, ino: EntryId) -> Result<Attr> {
-        of_inode(self.store.attr(&self.inodes.get(ino)?))
+        Ok(self.view.show(of_inode(self.store.attr(&self.inodes.get(ino)?))?))
     }
 
     /// The kernel lost `count` references to `ino`. Unknown numbers are ignored.
@@ -186,6 +190,17 @@ impl<B: Backing> FileSystem<B> {
         }
     }
 
+    /// `node` was read, or opened for it: moves its access time if it is due. What goes wrong is not the reader's.
+    fn note_access(&self, node: &Arc<Node<B>>, how: Accessed) {
+        let is_dir = node.kind() == crate::format::EntryKind::Dir;
+        if self.view.no_atime || (is_dir && self.view.no_dir_atime) {
+            return;
+        }
+        if self.store.note_access(node, how).unwrap_or(false) {
+            self.note_stale(node.id());
+        }
+    }
+
     fn node(&self, ino: EntryId) -> Result<Arc<Node<B>>> {
         self.inodes.get(ino)
     }
@@ -194,7 +209,7 @@ impl<B: Backing> FileSystem<B> {
     fn remember(&self, node: &Arc<Node<B>>) -> Result<Attr> {
         let attr = self.store.attr(node)?;
         self.inodes.remember(node);
-        Ok(attr)
+        Ok(self.view.show(attr))
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::backing::Backing;
 use crate::format::{EntryId, EntryKind};
-use crate::store::{Attr, Node, RenameFlags, StoreError};
+use crate::store::{Accessed, Attr, Node, RenameFlags, StoreError};
 
 use super::caller::Caller;
 use super::errno::of_inode;
@@ -105,7 +105,10 @@ impl<B: Backing> FileSystem<B> {
 
     /// readlink(2).
     pub fn readlink(&self, ino: EntryId) -> Result<Vec<u8>> {
-        of_inode(self.store.readlink(&self.node(ino)?))
+        let node = self.node(ino)?;
+        let target = of_inode(self.store.readlink(&node))?;
+        self.note_access(&node, Accessed::Read);
+        Ok(target)
     }
 
     /// unlink(2). Who has the file open keeps it.

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use crate::backing::Backing;
-use crate::store::{Room, Seek};
+use crate::store::{Accessed, Room, Seek};
 
 use super::caller::Caller;
 use super::{FileSystem, FsError, Handle, Result};
@@ -71,6 +71,9 @@ impl<B: Backing> FileSystem<B> {
             return Err(FsError::BadHandle);
         }
         let copied = self.store.copy((&from.node, from_offset), (&to.node, to_offset), len)?;
+        if from.moves_atime {
+            self.note_access(&from.node, Accessed::Read);
+        }
         to.unflushed.fetch_add(copied, Ordering::Relaxed);
         to.uncounted.store(true, Ordering::Relaxed);
         self.note_change();

@@ -27,5 +27,5 @@ mod space;
 mod tune;
 
 pub use mount::MountError;
-pub use options::{MountOptions, UnknownOption};
+pub use options::MountOptions;
 pub use session::{ServeError, serve};

@@ -292,7 +292,8 @@ fn flags(options: &MountOptions) -> MountFlags {
     flags.set(MountFlags::NOSUID, !options.suid);
     flags.set(MountFlags::NODEV, !options.dev);
     flags.set(MountFlags::NOEXEC, options.no_exec);
-    flags.set(MountFlags::NOATIME, options.no_atime);
+    flags.set(MountFlags::NOATIME, options.view.no_atime);
+    flags.set(MountFlags::NODIRATIME, options.view.no_dir_atime);
     flags.set(MountFlags::SYNCHRONOUS, options.sync);
     flags.set(MountFlags::DIRSYNC, options.dir_sync);
     flags
@@ -310,7 +311,7 @@ fn helper_words(options: &MountOptions) -> String {
         (options.dev, "dev"),
         (!options.dev, "nodev"),
         (options.no_exec, "noexec"),
-        (options.no_atime, "noatime"),
+        (options.view.no_atime, "noatime"),
         (options.sync, "sync"),
         (options.dir_sync, "dirsync"),
     ];

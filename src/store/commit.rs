@@ -538,6 +538,10 @@ impl<B: Backing> Store<B> {
         let frozen = {
             let mut state = body.state.write();
             state.top = Some(Arc::clone(&finished.snapshot));
+            let created = state.attr.map(|attr| attr.ctime);
+            if let Some(ctime) = state.frozen.as_ref().map(|edit| edit.ctime).max(created) {
+                node.note_published(ctime);
+            }
             state.committed = state.committed.max(covers);
             if !is_ghost {
                 state.attr = None;

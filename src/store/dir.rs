@@ -46,6 +46,8 @@ pub(crate) struct DirState<B: Backing> {
     pub sync_first: Vec<(Arc<Node<B>>, u64)>,
     /// The modification and change times that the mount shows while the backing directory's are disturbed by commits.
     pub times: Option<(Timestamp, Timestamp)>,
+    /// The change time that the mount shows once `times` were given back: the vault's is that of giving them.
+    pub ctime: Option<Timestamp>,
     /// The directory was removed.
     pub removed: bool,
 }
@@ -107,6 +109,7 @@ impl<B: Backing> DirState<B> {
             pending: HashMap::new(),
             sync_first: Vec::new(),
             times: None,
+            ctime: None,
             removed: false,
         }
     }
@@ -157,6 +160,17 @@ impl<B: Backing> DirState<B> {
     pub fn touch(&mut self, now: Timestamp) {
         if let Some(times) = &mut self.times {
             *times = (now, now);
+        }
+        self.touch_attr(now);
+    }
+
+    /// Shows a new change time from now on.
+    pub fn touch_attr(&mut self, now: Timestamp) {
+        if let Some(times) = &mut self.times {
+            times.1 = now;
+        }
+        if let Some(ctime) = &mut self.ctime {
+            *ctime = now;
         }
     }
 }
@@ -270,7 +284,7 @@ impl<B: Backing> Node<B> {
     ) -> Result<()> {
         if state.times.is_none() {
             let stat = self.stat_home(core)?;
-            state.times = Some((stat.mtime, stat.ctime));
+            state.times = Some((stat.mtime, state.ctime.unwrap_or(stat.ctime)));
         }
         Ok(())
     }
@@ -278,12 +292,13 @@ impl<B: Backing> Node<B> {
     /// Gives the backing directory the times that the mount shows.
     pub(crate) fn restore_times(self: &Arc<Self>, core: &Core<B>) -> Result<()> {
         let mut state = self.dir()?.state.lock();
-        if let Some((mtime, _)) = state.times
+        if let Some((mtime, ctime)) = state.times
             && !state.removed
         {
             self.change_home(core, &AttrChange { mtime: Some(mtime), ..AttrChange::default() })?;
             if state.pending.is_empty() {
                 state.times = None;
+                state.ctime = Some(ctime);
             }
         }
         Ok(())

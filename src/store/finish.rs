@@ -117,12 +117,14 @@ pub(crate) fn attributes<B: Backing>(
         (state.attr, state.set_mtime)
     };
     let mtime = set.or(mtime);
+    // An access time that the vault does not have yet comes along.
+    let read = node.held_atime();
     let change = if let Some(attr) = pending {
         AttrChange {
             mode: Some(attr.mode),
             uid: Some(attr.uid),
             gid: Some(attr.gid),
-            atime: Some(attr.atime),
+            atime: read.or(Some(attr.atime)),
             mtime: mtime.or(Some(attr.mtime)),
         }
     } else {
@@ -131,7 +133,7 @@ pub(crate) fn attributes<B: Backing>(
             mode: Some(stat.mode),
             uid: Some(stat.uid),
             gid: Some(stat.gid),
-            atime: Some(stat.atime),
+            atime: read.or(Some(stat.atime)),
             mtime: mtime.or(Some(stat.mtime)),
         }
     };

@@ -8,6 +8,7 @@
 //! | `file`, `edit`, `runs` | reading and changing one file |
 //! | `space` | what of a file is allocated: holes, preallocation, copies of ranges |
 //! | `gone` | the end of a file without names |
+//! | `times` | access and change times that the vault's inodes do not show |
 //! | `special` | links, fifos, sockets, devices: what is made whole |
 //! | `layer`, `snapshot` | committed versions |
 //! | `temp`, `finish`, `commit` | the way of an edit into the tree; `commit` is the protocol |
@@ -57,6 +58,7 @@ mod temp;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests;
+mod times;
 mod tree;
 pub mod vault;
 
@@ -64,6 +66,7 @@ pub use self::core::{CommitPolicy, StoreOptions};
 pub use error::{Result, StoreError};
 pub use node::Node;
 pub use space::{Room, Seek};
+pub use times::Accessed;
 
 use self::core::{ControlDirs, Core, VaultKeys};
 use error::Attempt;
@@ -263,7 +266,7 @@ impl<B: Backing> Store<B> {
     /// Attributes.
     pub fn attr(&self, node: &Arc<Node<B>>) -> Result<Attr> {
         match &node.body {
-            Body::Dir(_) => self.dir_attr(node),
+            Body::Dir(_) => self.dir_attr(node).map(|attr| node.with_held_times(attr)),
             Body::File(_) => self.file_attr(node),
             Body::Damaged => {
                 let stat = node.stat_home(&self.core)?;
@@ -276,7 +279,8 @@ impl<B: Backing> Store<B> {
         let body = node.dir()?;
         let (dirs, times, removed) = {
             let state = body.state.lock();
-            (state.map.as_ref().map(dirmap::DirMap::dirs), state.times, state.removed)
+            let ctime = state.ctime;
+            (state.map.as_ref().map(dirmap::DirMap::dirs), (state.times, ctime), state.removed)
         };
         if removed {
             let now = self.core.now();
@@ -303,9 +307,12 @@ impl<B: Backing> Store<B> {
         } else if node.id() == EntryId::ROOT {
             attr.nlink = attr.nlink.saturating_sub(1);
         }
+        let (times, ctime) = times;
         if let Some((mtime, ctime)) = times {
             attr.mtime = mtime;
-            attr.ctime = ctime.max(attr.ctime.min(ctime));
+            attr.ctime = ctime;
+        } else if let Some(ctime) = ctime {
+            attr.ctime = ctime;
         }
         Ok(attr)
     }
@@ -334,9 +341,9 @@ impl<B: Backing> Store<B> {
                 uid: attr.uid,
                 gid: attr.gid,
                 rdev: self.core.device_number(node.id(), node.kind()).unwrap_or(0),
-                atime: attr.atime,
+                atime: node.held_atime().unwrap_or(attr.atime),
                 mtime,
-                ctime: ctime.max(attr.ctime),
+                ctime: ctime.max(attr.ctime).max(node.held_ctime().unwrap_or(attr.ctime)),
             });
         }
         let stat = match node.stat_home(&self.core) {
@@ -344,7 +351,7 @@ impl<B: Backing> Store<B> {
             Err(error) if error.is_missing() && !unlinked => node.stat_home(&self.core)?,
             other => other?,
         };
-        let mut attr = attr_of(node, &stat);
+        let mut attr = node.with_held_times(attr_of(node, &stat));
         attr.nlink = nlink;
         if !special::has_content(node.kind()) {
             let rdev = self.core.device_number(node.id(), node.kind()).unwrap_or(0);
@@ -422,6 +429,9 @@ impl<B: Backing> Store<B> {
             {
                 state.set_mtime = Some(mtime);
             }
+            // While the kernel caches writes, it tells when the last change was.
+            let now = set.ctime.unwrap_or(now);
+            node.note_changed(now);
             if let Some(open) = &mut state.open {
                 open.ctime = now;
             }
@@ -433,6 +443,9 @@ impl<B: Backing> Store<B> {
                 attr.mtime = mtime.unwrap_or(attr.mtime);
                 attr.ctime = now;
                 if pending {
+                    if atime.is_some() {
+                        node.note_atime_set();
+                    }
                     return Ok(true);
                 }
             }
@@ -457,12 +470,17 @@ impl<B: Backing> Store<B> {
             }
             let mut state = body.state.lock();
             if let Some(times) = &mut state.times {
-                *times = (mtime.unwrap_or(times.0), self.core.now());
+                times.0 = mtime.unwrap_or(times.0);
             }
+            state.touch_attr(self.core.now());
         }
-        let change = AttrChange { mode: set.mode, uid: set.uid, gid: set.gid, atime, mtime };
+        let mut change = AttrChange { mode: set.mode, uid: set.uid, gid: set.gid, atime, mtime };
         if change != AttrChange::default() {
+            change.atime = atime.or(node.held_atime());
             node.change_home(&self.core, &change)?;
+        }
+        if atime.is_some() {
+            node.note_atime_set();
         }
         Ok(())
     }

@@ -29,6 +29,7 @@ use super::finish::Finished;
 use super::gate::SyncGate;
 use super::residents::Evictable;
 use super::snapshot::Snapshot;
+use super::times::HeldTimes;
 
 /// How often an object that moves while it is being opened is looked for again.
 const MOVES_FOLLOWED: usize = 64;
@@ -38,6 +39,7 @@ pub struct Node<B: Backing> {
     id: EntryId,
     kind: EntryKind,
     pub(crate) place: Mutex<Place<B>>,
+    pub(crate) times: Mutex<HeldTimes>,
     pub(crate) body: Body<B>,
 }
 
@@ -228,7 +230,7 @@ impl<B: Backing> Node<B> {
                 commit: Mutex::new(CommitState { finished: None, covers: 0 }),
             }),
         };
-        Arc::new(Node { id, kind, place: Mutex::new(place), body })
+        Arc::new(Node { id, kind, place: Mutex::new(place), times: Mutex::default(), body })
     }
 
     /// The entry id: the mount's st_ino, and FUSE's node id.

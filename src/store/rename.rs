@@ -71,9 +71,14 @@ impl<B: Backing> Store<B> {
         self.keep_shown_name(to_dir, to_name)?;
         if flags == RenameFlags::Exchange {
             self.keep_shown_name(dir, name)?;
-            return self.exchange(dir, name, to_dir, to_name);
+            self.exchange(dir, name, to_dir, to_name)?;
+            self.note_moved(dir, name);
+            self.note_moved(to_dir, to_name);
+            return Ok(());
         }
-        self.try_until(|| self.try_rename(dir, name, to_dir, to_name, flags))
+        self.try_until(|| self.try_rename(dir, name, to_dir, to_name, flags))?;
+        self.note_moved(to_dir, to_name);
+        Ok(())
     }
 
     fn try_rename(

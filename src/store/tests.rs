@@ -13,6 +13,7 @@ use crate::format::config::{self, ConfigParams, KdfParams};
 
 mod space;
 mod special;
+mod times;
 
 const NEW: NewAttr = NewAttr { mode: 0o644, uid: 0, gid: 0 };
 

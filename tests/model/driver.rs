@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use akasha::clock::Timestamp;
 use akasha::format::{EntryId, EntryKind};
 use akasha::fs::{
-    Access, AttrRequest, Caller, FileSystem, FsError, Handle, NewMode, OpenFlags, WriteKind,
+    Access, AttrRequest, Caller, FileSystem, FsError, Handle, NewMode, OpenFlags, View, WriteKind,
 };
 use akasha::store::{Attr, RenameFlags, TimeChange};
 
@@ -78,7 +78,7 @@ fn same_bytes(what: &str, real: &[u8], model: &[u8]) -> Result<(), Different> {
 
 impl Driver {
     pub fn new(mut vault: TestVault) -> Self {
-        let fs = FileSystem::new(vault.mount());
+        let fs = FileSystem::new(vault.mount(), View::default());
         let inos = HashMap::from([(ROOT, EntryId::ROOT)]);
         Driver {
             vault,
@@ -392,7 +392,8 @@ impl Driver {
         mode: u32,
         exclusive: bool,
     ) -> Result<(), Different> {
-        let flags = OpenFlags { access: Access::ReadWrite, truncate: false, exclusive };
+        let flags =
+            OpenFlags { access: Access::ReadWrite, truncate: false, exclusive, no_atime: false };
         let real = self.fs.create(ino, name, NewMode { mode, umask: 0 }, flags, CALLER);
         let model = match self.model.make(node, name, Body::File(vec![]), mode) {
             Err(why) if why == [libc::EEXIST] && !exclusive => {
@@ -422,7 +423,7 @@ impl Driver {
         truncate: bool,
     ) -> Result<Lookup, Different> {
         let access = if write { Access::ReadWrite } else { Access::Read };
-        let flags = OpenFlags { access, truncate, exclusive: false };
+        let flags = OpenFlags { access, truncate, exclusive: false, no_atime: false };
         let model = match &self.model.node(node).body {
             Body::File(_) => Ok(()),
             Body::Dir(_) => Err(vec![libc::EISDIR]),
@@ -608,8 +609,7 @@ impl Driver {
             match &self.model.node(child).body {
                 Body::Dir(_) | Body::Special(..) => {}
                 Body::File(content) => {
-                    let flags =
-                        OpenFlags { access: Access::Read, truncate: false, exclusive: false };
+                    let flags = OpenFlags::from_bits(libc::O_RDONLY);
                     let handle = self.fs.open(attr.id, flags, CALLER).map_err(text)?;
                     self.compare_content(handle, content, &what)?;
                     self.fs.release(handle).map_err(text)?;
@@ -651,7 +651,7 @@ impl Driver {
         self.fs.close_all();
         same("open handles", self.fs.open_handles(), 0)?;
         self.fs.store().close().map_err(|error| format!("close failed: {error}"))?;
-        self.fs = FileSystem::new(self.vault.mount());
+        self.fs = FileSystem::new(self.vault.mount(), View::default());
         self.compare_trees()?;
         same("st_blocks after mounting again", self.blocks()?, before)
     }

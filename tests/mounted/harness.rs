@@ -300,6 +300,13 @@ impl Mount {
         self.unmount().mount()
     }
 
+    /// The same with other arguments of `akasha mount`.
+    pub fn remount_with(self, args: &[&str]) -> Mount {
+        let mut vault = self.unmount();
+        vault.setup.mount_args = args.iter().map(|&arg| arg.to_owned()).collect();
+        vault.mount()
+    }
+
     /// SIGKILL, as a crash of the daemon; the dead mount is taken away.
     pub fn kill(mut self) -> Vault {
         signal(self.pid(), "KILL");
