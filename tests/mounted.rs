@@ -19,6 +19,8 @@ mod edges;
 mod harness;
 #[path = "mounted/programs.rs"]
 mod programs;
+#[path = "mounted/space.rs"]
+mod space;
 #[path = "mounted/special.rs"]
 mod special;
 #[path = "mounted/tamper.rs"]

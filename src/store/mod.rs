@@ -6,6 +6,7 @@
 //! | `node` | one live inode, the locks and their order |
 //! | `tree`, `rename`, `conflict`, `settle`, `dir`, `dirmap` | names: lookups, renames, what is pending and what is dead |
 //! | `file`, `edit`, `runs` | reading and changing one file |
+//! | `space` | what of a file is allocated: holes, preallocation, copies of ranges |
 //! | `gone` | the end of a file without names |
 //! | `times` | access and change times that the vault's inodes do not show |
 //! | `special` | links, fifos, sockets, devices: what is made whole |
@@ -51,6 +52,7 @@ mod residents;
 mod runs;
 mod settle;
 mod snapshot;
+mod space;
 mod special;
 mod temp;
 #[cfg(test)]
@@ -63,6 +65,7 @@ pub mod vault;
 pub use self::core::{CommitPolicy, StoreOptions};
 pub use error::{Result, StoreError};
 pub use node::Node;
+pub use space::{Room, Seek};
 pub use times::Accessed;
 
 use self::core::{ControlDirs, Core, VaultKeys};
@@ -84,7 +87,7 @@ pub struct Attr {
     pub kind: EntryKind,
     /// Plaintext size in bytes.
     pub size: u64,
-    /// Allocated units of 512 bytes in the backing store.
+    /// Allocated plaintext in units of 512 bytes: everything but the holes.
     pub blocks_512: u64,
     /// Permission bits, 0..=0o7777.
     pub mode: u32,
@@ -322,6 +325,7 @@ impl<B: Backing> Store<B> {
             let times = edit.map(|edit| (state.set_mtime.unwrap_or(edit.mtime), edit.ctime));
             (state.size(), state.attr, times)
         };
+        let allocated = node.allocated(&self.core);
         let unlinked = node.place.lock().link.is_none();
         let nlink = u32::from(!unlinked);
         if let Some(attr) = pending {
@@ -331,7 +335,7 @@ impl<B: Backing> Store<B> {
                 id: node.id(),
                 kind: node.kind(),
                 size,
-                blocks_512: size.div_ceil(512),
+                blocks_512: allocated.unwrap_or(0).div_ceil(512),
                 mode: attr.mode,
                 nlink,
                 uid: attr.uid,
@@ -364,6 +368,8 @@ impl<B: Backing> Store<B> {
                 LengthClass::Stub | LengthClass::Invalid => 0,
             },
         };
+        let allocated = allocated.unwrap_or_else(|| self.allocated_unopened(node, stat.len));
+        attr.blocks_512 = allocated.div_ceil(512);
         Ok(with_edit_times(attr, edited))
     }
 
