@@ -308,7 +308,10 @@ fn torture_linked(name: &str, ops: &[linked::Op], effort: Effort) -> Vec<String>
             failures.push(format!("{place}: {what}"));
             continue;
         }
-        let mut rules = CrashRule::battery(run.disk.pending_changes(), cut..cut + number("AKASHA_SEEDS").unwrap_or(4));
+        let mut rules = CrashRule::battery(
+            run.disk.pending_changes(),
+            cut..cut + number("AKASHA_SEEDS").unwrap_or(4),
+        );
         while !all && rules.len() > effort.rules {
             rules.swap_remove(2 + dice.next_u64() as usize % (rules.len() - 2));
         }

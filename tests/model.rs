@@ -12,6 +12,8 @@ mod driver;
 mod op;
 #[path = "model/reference.rs"]
 mod reference;
+#[path = "model/space.rs"]
+mod space;
 #[path = "model/vault.rs"]
 mod vault;
 

@@ -21,6 +21,8 @@ mod harness;
 mod links;
 #[path = "mounted/programs.rs"]
 mod programs;
+#[path = "mounted/space.rs"]
+mod space;
 #[path = "mounted/special.rs"]
 mod special;
 #[path = "mounted/tamper.rs"]

@@ -1,7 +1,7 @@
 //! Open files: reading, writing, and the ends of writing.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use crate::backing::Backing;
 use crate::format::{EntryId, EntryKind};
@@ -145,12 +145,7 @@ impl<B: Backing> FileSystem<B> {
         if moves_atime {
             self.note_access(&node, Accessed::Opened);
         }
-        Ok(self.files.add(FileHandle {
-            node,
-            access: flags.access,
-            moves_atime,
-            unflushed: AtomicU64::new(0),
-        }))
+        Ok(self.files.add(FileHandle::new(node, flags.access, moves_atime)))
     }
 
     /// A handle of what was just created, which is open for writing: a reader gives that up for his own, so that the file
@@ -162,8 +157,7 @@ impl<B: Backing> FileSystem<B> {
             self.store.close_file(&node, true);
             opened?;
         }
-        let (moves_atime, unflushed) = (access != Access::Write, AtomicU64::new(0));
-        Ok(self.files.add(FileHandle { node, access, moves_atime, unflushed }))
+        Ok(self.files.add(FileHandle::new(node, access, access != Access::Write)))
     }
 
     /// Runs `change` as one who opens the file for writing, flushes and closes it, so that the store sees
@@ -224,6 +218,7 @@ impl<B: Backing> FileSystem<B> {
         }
         self.store.write(&file.node, offset, data)?;
         file.unflushed.fetch_add(data.len() as u64, Ordering::Relaxed);
+        file.uncounted.store(true, Ordering::Relaxed);
         self.note_change();
         match kind {
             WriteKind::Plain => Ok(()),
@@ -263,11 +258,14 @@ impl<B: Backing> FileSystem<B> {
 
     /// fsync(2), fdatasync(2): content, attributes and name are durable on return (G2).
     pub fn fsync(&self, handle: Handle) -> Result<()> {
-        let synced = self.store.fsync(&self.files.get(handle)?.node);
+        let file = self.files.get(handle)?;
+        let synced = self.store.fsync(&file.node);
         if synced.is_err() {
             // Maintenance has the kernel forget what was lost.
             self.note_change();
         }
+        // Pages may have been written through any handle.
+        self.note_stale(file.node.id());
         Ok(synced?)
     }
 }

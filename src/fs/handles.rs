@@ -1,7 +1,7 @@
 //! Open files and directories, by the number that the kernel hands back with each request.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use hashbrown::HashMap;
 use parking_lot::RwLock;
@@ -23,6 +23,15 @@ pub(super) struct FileHandle<B: Backing> {
     pub moves_atime: bool,
     /// Bytes written through it since its last flush.
     pub unflushed: AtomicU64,
+    /// Whether something was written through it that the kernel's count of blocks does not hold yet.
+    pub uncounted: AtomicBool,
+}
+
+impl<B: Backing> FileHandle<B> {
+    pub fn new(node: Arc<Node<B>>, access: Access, moves_atime: bool) -> Self {
+        let (unflushed, uncounted) = (AtomicU64::new(0), AtomicBool::new(false));
+        FileHandle { node, access, moves_atime, unflushed, uncounted }
+    }
 }
 
 /// An open directory.
@@ -61,6 +70,10 @@ impl<T> Handles<T> {
 
     pub fn take_all(&self) -> Vec<Arc<T>> {
         self.open.write().drain().map(|(_, item)| item).collect()
+    }
+
+    pub fn all(&self) -> Vec<Arc<T>> {
+        self.open.read().values().cloned().collect()
     }
 
     pub fn len(&self) -> usize {

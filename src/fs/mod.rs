@@ -22,6 +22,7 @@ mod files;
 mod handles;
 mod inodes;
 mod names;
+mod space;
 mod view;
 
 use std::sync::Arc;
@@ -134,6 +135,7 @@ impl<B: Backing> FileSystem<B> {
     /// to wait for the next turn unless something changes before.
     pub fn maintain(&self) -> Duration {
         self.changed.store(false, Ordering::Relaxed);
+        self.count_open_blocks();
         self.store.tick()
     }
 

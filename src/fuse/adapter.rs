@@ -29,6 +29,7 @@ use crate::store::{Attr, RenameFlags, StoreError};
 use super::convert::{self, entry_id, errno, file_attr, ino};
 use super::options::MountOptions;
 use super::pool::Lane;
+use super::space::{self, Line};
 
 /// The largest request: what the kernel sends at most (256 pages, sysctl fs.fuse.max_pages_limit).
 const MAX_IO_BYTES: u32 = 1 << 20;
@@ -103,6 +104,7 @@ pub(super) struct Adapter<B: Backing> {
     workers: Arc<Workers>,
     cache_time: Duration,
     commit_on_close: bool,
+    line: Line,
 }
 
 impl<B: Backing> Adapter<B> {
@@ -112,7 +114,13 @@ impl<B: Backing> Adapter<B> {
             workers,
             cache_time: options.cache_time,
             commit_on_close: options.commit_on_close,
+            line: Line::default(),
         }
+    }
+
+    /// Where the notifier is put once there is one.
+    pub fn line(&self) -> Line {
+        Arc::clone(&self.line)
     }
 
     /// Runs a short request here.
@@ -154,7 +162,7 @@ fn caller(request: &Request) -> Caller {
 }
 
 /// Logs a fault, once, and gives the number to answer. Names stay out of the log: the inode tells which.
-fn refuse(what: &str, inode: INodeNo, error: &FsError) -> fuser::Errno {
+pub(super) fn refuse(what: &str, inode: INodeNo, error: &FsError) -> fuser::Errno {
     if error.is_fault() {
         let source = std::error::Error::source(error).map(|s| format!(": {s}")).unwrap_or_default();
         log::error!("{what} of inode {:016x}: {error}{source}", inode.0);
@@ -172,7 +180,7 @@ fn entry(what: &str, at: INodeNo, ttl: Duration, found: Result<Attr>, reply: Rep
     }
 }
 
-fn empty(what: &str, at: INodeNo, done: Result<()>, reply: ReplyEmpty) {
+pub(super) fn empty(what: &str, at: INodeNo, done: Result<()>, reply: ReplyEmpty) {
     match done {
         Ok(()) => reply.ok(),
         Err(error) => reply.error(refuse(what, at, &error)),
@@ -647,8 +655,7 @@ impl<B: Backing> Filesystem for Adapter<B> {
     }
 
     // What is not offered at all answers ENOSYS: the kernel remembers it for the life of the mount, does not
-    // ask again, and gives programs EOPNOTSUPP (xattrs, fallocate), or does the work itself (lseek,
-    // copy_file_range).
+    // ask again, and gives programs EOPNOTSUPP.
 
     fn setxattr(
         &self,
@@ -677,43 +684,53 @@ impl<B: Backing> Filesystem for Adapter<B> {
 
     fn fallocate(
         &self,
-        _request: &Request,
-        _inode: INodeNo,
-        _handle: FileHandle,
-        _offset: u64,
-        _length: u64,
-        _mode: i32,
+        request: &Request,
+        inode: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
         reply: ReplyEmpty,
     ) {
-        reply.error(fuser::Errno::ENOSYS);
+        let (file, range, caller) = ((inode, handle), (offset, length), caller(request));
+        self.in_worker(&self.workers.syncs, move |fs| {
+            space::fallocate(fs, file, range, mode, caller, reply);
+        });
     }
 
     fn lseek(
         &self,
         _request: &Request,
-        _inode: INodeNo,
-        _handle: FileHandle,
-        _offset: i64,
-        _whence: i32,
+        inode: INodeNo,
+        handle: FileHandle,
+        offset: i64,
+        whence: i32,
         reply: ReplyLseek,
     ) {
-        reply.error(fuser::Errno::ENOSYS);
+        let line = Arc::clone(&self.line);
+        self.in_worker(&self.workers.syncs, move |fs| {
+            space::lseek(fs, &line, (inode, handle), offset, whence, reply);
+        });
     }
 
     fn copy_file_range(
         &self,
-        _request: &Request,
-        _inode_in: INodeNo,
-        _handle_in: FileHandle,
-        _offset_in: u64,
+        request: &Request,
+        inode_in: INodeNo,
+        handle_in: FileHandle,
+        offset_in: u64,
         _inode_out: INodeNo,
-        _handle_out: FileHandle,
-        _offset_out: u64,
-        _len: u64,
+        handle_out: FileHandle,
+        offset_out: u64,
+        len: u64,
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        reply.error(fuser::Errno::ENOSYS);
+        let (from, to) = ((inode_in, handle_in, offset_in), (handle_out, offset_out));
+        let caller = caller(request);
+        self.in_worker(&self.workers.syncs, move |fs| {
+            space::copy_range(fs, from, to, len, caller, reply);
+        });
     }
 
     fn ioctl(

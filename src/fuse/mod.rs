@@ -23,6 +23,7 @@ mod mount;
 mod options;
 mod pool;
 mod session;
+mod space;
 mod tune;
 
 pub use mount::MountError;

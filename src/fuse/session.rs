@@ -145,9 +145,11 @@ fn start_session<B: Backing>(
     } else {
         SessionACL::All
     };
+    let line = adapter.line();
     let session =
         fuser::Session::from_fd(adapter, device, acl, config).map_err(ServeError::Handshake)?;
     let notifier = session.notifier();
+    let _ = line.set(session.notifier());
     thread::Builder::new()
         .name("akasha-session".to_owned())
         .spawn(move || {

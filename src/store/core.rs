@@ -166,6 +166,14 @@ impl<B: Backing> Core<B> {
         (128 << 10_u64).max(self.geometry.block_len())
     }
 
+    /// How many bytes of `count` blocks from `block` on count as allocated in a file of `size` bytes, if they are
+    /// no holes: whole blocks, but of the last one only the pages of 4 KiB that the file reaches into.
+    pub fn allocated_len(&self, block: u64, count: u64, size: u64) -> u64 {
+        let block_len = self.geometry.block_len();
+        let end = ((block + count) * block_len).min(size.next_multiple_of(4096));
+        end.saturating_sub(block * block_len)
+    }
+
     /// What can be stored of attributes: an unprivileged daemon cannot give files away, and
     /// must be able to open its own.
     pub fn backing_attr(&self, mut change: AttrChange, kind: EntryKind) -> AttrChange {

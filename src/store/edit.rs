@@ -57,14 +57,28 @@ impl Along for OwnSlot {
     }
 }
 
+/// Zeros that an edit lays over what is below, or in an edit's own part of the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Zeros {
+    /// Nothing is allocated.
+    Hole,
+    /// Allocated and never written.
+    Unwritten,
+}
+
+impl Along for Zeros {
+    fn advance(self, _count: u64) -> Self {
+        self
+    }
+}
+
 /// Where a block of an edit is.
 pub(crate) enum Held {
     Memory(Arc<Block>),
     Slot(OwnSlot),
     /// Not here: below.
     Below,
-    /// Zeros.
-    Hole,
+    Zeros(Zeros),
 }
 
 /// See the module's text.
@@ -79,8 +93,11 @@ pub(crate) struct Edit<B: Backing> {
     pub ctime: Timestamp,
     /// The temporary layer, once something was sealed.
     pub layer: Option<Arc<LayerTemp<B>>>,
-    /// Blocks sealed in the layer. Disjoint from `buffer`.
+    /// Blocks sealed in the layer. Disjoint from `buffer` and `zeroed`.
     pub sealed: RunMap<OwnSlot>,
+    /// Blocks made zeros, over whatever is below; holes only under `base_blocks`, where something may show. Disjoint from
+    /// `buffer`.
+    pub zeroed: RunMap<Zeros>,
     buffer: BTreeMap<u64, Arc<Block>>,
     /// Whether block b still takes slot b.
     pub identity: bool,
@@ -102,6 +119,7 @@ impl<B: Backing> Edit<B> {
             ctime: now,
             layer: None,
             sealed: RunMap::default(),
+            zeroed: RunMap::default(),
             buffer: BTreeMap::new(),
             identity: base_blocks == 0,
             complete: Mutex::new(None),
@@ -114,10 +132,12 @@ impl<B: Backing> Edit<B> {
             Held::Memory(Arc::clone(held))
         } else if let Some(slot) = self.sealed.get(block) {
             Held::Slot(slot)
+        } else if let Some(zeros) = self.zeroed.get(block) {
+            Held::Zeros(zeros)
         } else if block < self.base_blocks {
             Held::Below
         } else {
-            Held::Hole
+            Held::Zeros(Zeros::Hole)
         }
     }
 
@@ -127,10 +147,13 @@ impl<B: Backing> Edit<B> {
         let next_buffered = self.buffer.range(block..).next().map_or(u64::MAX, |(&b, _)| b) - block;
         let len = if let Some(run) = self.sealed.run_at(block) {
             run.count
+        } else if let Some(run) = self.zeroed.run_at(block) {
+            run.count
         } else {
             let next_sealed = self.sealed.next_from(block).map_or(u64::MAX, |b| b - block);
+            let next_zeroed = self.zeroed.next_from(block).map_or(u64::MAX, |b| b - block);
             let base = if block < self.base_blocks { self.base_blocks - block } else { u64::MAX };
-            next_sealed.min(base)
+            next_sealed.min(next_zeroed).min(base)
         };
         len.min(next_buffered).min(limit).max(1)
     }
@@ -139,6 +162,7 @@ impl<B: Backing> Edit<B> {
     pub fn put(&mut self, block: u64, content: Block) {
         let len = content.0.len() as u64;
         self.sealed.remove(block..block + 1);
+        self.zeroed.remove(block..block + 1);
         if self.buffer.insert(block, Arc::new(content)).is_none() {
             self.core.buffered.fetch_add(len, Ordering::Relaxed);
         }
@@ -154,7 +178,26 @@ impl<B: Backing> Edit<B> {
         for b in self.buffered_in(block, block + count) {
             self.drop_buffered(b);
         }
+        self.zeroed.remove(block..block + count);
         self.sealed.insert(block, count, OwnSlot(slot));
+    }
+
+    /// Makes the blocks `first..end` zeros, wherever they were.
+    pub fn zero(&mut self, first: u64, end: u64, zeros: Zeros) {
+        if first >= end {
+            return;
+        }
+        for block in self.buffered_in(first, end) {
+            self.drop_buffered(block);
+        }
+        self.sealed.remove(first..end);
+        self.zeroed.remove(first..end);
+        let end = match zeros {
+            Zeros::Unwritten => end,
+            // Beyond the base everything is a hole unless the edit holds it.
+            Zeros::Hole => end.min(self.base_blocks),
+        };
+        self.zeroed.insert(first, end.saturating_sub(first), zeros);
     }
 
     fn buffered_in(&self, first: u64, end: u64) -> Vec<u64> {
@@ -173,6 +216,7 @@ impl<B: Backing> Edit<B> {
             self.drop_buffered(block);
         }
         self.sealed.remove(first..u64::MAX);
+        self.zeroed.remove(first..u64::MAX);
         self.base_blocks = self.base_blocks.min(first);
         if first == 0 {
             // Nothing refers to the layer any more: start over under a new id.

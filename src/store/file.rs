@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 use crate::backing::{Backing, TempFile};
 
 use super::core::Core;
-use super::edit::{Block, Edit, Held};
+use super::edit::{Block, Edit, Held, Zeros};
 use super::error::{Attempt, Result, StoreError};
 use super::finish;
 use super::node::{FileBody, FileState, Home, Node};
@@ -18,30 +18,40 @@ use super::runs::Run;
 use super::snapshot::{Piece, Snapshot, Window};
 use super::temp::LayerTemp;
 
-/// Full blocks in one request from which on they are sealed at once instead of waiting in memory.
-const DIRECT_BLOCKS: u64 = 32;
+/// Full blocks of this many bytes in one request are sealed at once instead of waiting in memory.
+const DIRECT_LEN: u64 = 128 << 10;
 /// Bytes of one file that wait in memory before they are sealed.
 const SPILL_LEN: u64 = 1 << 20;
-/// How far beyond the last used slot a new file's block may lie and still take the slot of its own
-/// number. Farther ones would leave a large gap in the backing file.
-const IDENTITY_GAP: u64 = 4096;
+/// By how many bytes a new file's block may lie beyond the last used slot and still take the slot of its
+/// own number. Farther ones would leave a large gap in the backing file.
+const IDENTITY_GAP_LEN: u64 = 16 << 20;
 /// Between a version's rename and its being known.
 const PUBLISHING: Duration = Duration::from_millis(1);
 /// How often a reader follows a file whose version is replaced under it.
 const VERSIONS_FOLLOWED: usize = 64;
 
 /// Where some blocks come from; holds what it refers to.
-enum Origin<B: Backing> {
+pub(super) enum Origin<B: Backing> {
     Memory(Arc<Block>),
     Temp { layer: Arc<LayerTemp<B>>, slot: u64 },
     Committed { snapshot: Arc<Snapshot<B>>, piece: Piece },
     Zeros,
 }
 
-struct Part<B: Backing> {
-    block: u64,
-    count: u64,
-    origin: Origin<B>,
+impl<B: Backing> Origin<B> {
+    fn is_zeros(&self) -> bool {
+        match self {
+            Origin::Memory(_) | Origin::Temp { .. } => false,
+            Origin::Committed { piece, .. } => !matches!(piece, Piece::Slot { .. }),
+            Origin::Zeros => true,
+        }
+    }
+}
+
+pub(super) struct Part<B: Backing> {
+    pub block: u64,
+    pub count: u64,
+    pub origin: Origin<B>,
 }
 
 impl<B: Backing> Node<B> {
@@ -80,7 +90,7 @@ impl<B: Backing> Node<B> {
     }
 
     /// As [`Node::load_top`], for reading and changing: what does not authenticate is not missed while it does not show.
-    fn load_base(&self, core: &Core<B>) -> Result<Option<Arc<Snapshot<B>>>> {
+    pub(super) fn load_base(&self, core: &Core<B>) -> Result<Option<Arc<Snapshot<B>>>> {
         self.load_top(core).or_else(|error| {
             let state = self.file()?.state.read();
             let frozen = state.frozen.as_deref();
@@ -229,7 +239,7 @@ impl<B: Backing> Node<B> {
                     held[skip..skip + part.len()].copy_from_slice(part);
                     return Ok(());
                 }
-                if matches!(edit.find(block), Held::Hole) {
+                if matches!(edit.find(block), Held::Zeros(_)) {
                     let mut fresh = Block::zeroed(core.block_len());
                     fresh.bytes_mut()[skip..skip + part.len()].copy_from_slice(part);
                     edit.put(block, fresh);
@@ -255,7 +265,7 @@ impl<B: Backing> Node<B> {
     }
 
     /// Seals what waits in memory when there is too much of it.
-    fn relieve(self: &Arc<Self>, core: &Arc<Core<B>>) -> Result<()> {
+    pub(super) fn relieve(self: &Arc<Self>, core: &Arc<Core<B>>) -> Result<()> {
         let body = self.file()?;
         let spill = {
             let state = body.state.read();
@@ -349,6 +359,10 @@ impl<B: Backing> Node<B> {
                 }
                 (plan(&state, last, last + 1), state.top.clone())
             };
+            // Zeros need no block of their own.
+            if parts.iter().all(|part| part.origin.is_zeros()) {
+                return Ok((old, None));
+            }
             let mut content = Block::zeroed(core.block_len());
             match show(core, self, &parts, &mut Window::new(last * block_len, content.bytes_mut()))
             {
@@ -432,7 +446,7 @@ pub(crate) enum Generation {
 }
 
 /// Opens an edit if there is none. The caller holds the gate.
-fn begin_edit<B: Backing>(core: &Arc<Core<B>>, body: &FileBody<B>) -> Result<()> {
+pub(super) fn begin_edit<B: Backing>(core: &Arc<Core<B>>, body: &FileBody<B>) -> Result<()> {
     let mut state = body.state.write();
     if state.lost {
         return Err(StoreError::Lost);
@@ -482,7 +496,7 @@ fn write_full<B: Backing>(
         edit.layer.is_none()
             && edit.size.max((block + count) * core.geometry.block_len()) <= core.small_len()
     };
-    if count < DIRECT_BLOCKS || whole_is_small {
+    if (plain.len() as u64) < DIRECT_LEN || whole_is_small {
         let mut state = body.state.write();
         let edit = state.open.as_mut().expect("the gate keeps the open edit");
         for (i, content) in plain.chunks(core.block_len()).enumerate() {
@@ -536,8 +550,9 @@ fn seal_blocks<B: Backing>(
     block: u64,
     plain: &[u8],
 ) -> Result<u64> {
+    let gap_blocks = IDENTITY_GAP_LEN / layer.block_len();
     if identity
-        && block <= layer.with(crate::format::LayerSealer::slots_reserved) + IDENTITY_GAP
+        && block <= layer.with(crate::format::LayerSealer::slots_reserved) + gap_blocks
         && let Some(slot) = layer.write_slots(Some(block), plain)?
     {
         return Ok(slot);
@@ -547,7 +562,7 @@ fn seal_blocks<B: Backing>(
 }
 
 /// Where the blocks `first..end` are, in order.
-fn plan<B: Backing>(state: &FileState<B>, first: u64, end: u64) -> Vec<Part<B>> {
+pub(super) fn plan<B: Backing>(state: &FileState<B>, first: u64, end: u64) -> Vec<Part<B>> {
     let mut parts = Vec::new();
     plan_edit(state, state.open.as_ref(), first, end, &mut parts);
     parts
@@ -571,7 +586,7 @@ fn plan_edit<B: Backing>(
                 let layer = edit.layer.as_ref().expect("a sealed block has a layer");
                 (run, Origin::Temp { layer: Arc::clone(layer), slot: slot.0 })
             }
-            Held::Hole => (run, Origin::Zeros),
+            Held::Zeros(Zeros::Hole | Zeros::Unwritten) => (run, Origin::Zeros),
             Held::Below => {
                 let is_open = state.open.as_ref().is_some_and(|open| std::ptr::eq(open, edit));
                 if is_open {
@@ -617,7 +632,7 @@ fn plan_committed<B: Backing>(
 
 /// Whether a failed read may be no damage: the version that was planned on was replaced meanwhile, or is just being
 /// published, so that its file or temporary layer is no longer where it was.
-fn is_moving<B: Backing>(
+pub(super) fn is_moving<B: Backing>(
     body: &FileBody<B>,
     before: Option<&Arc<Snapshot<B>>>,
     attempt: usize,
@@ -639,7 +654,7 @@ fn is_moving<B: Backing>(
 }
 
 /// Whether two plans of one block mean the same bytes.
-fn same_origin<B: Backing>(before: &[Part<B>], now: &[Part<B>]) -> bool {
+pub(super) fn same_origin<B: Backing>(before: &[Part<B>], now: &[Part<B>]) -> bool {
     match (before, now) {
         ([before], [now]) => match (&before.origin, &now.origin) {
             (Origin::Memory(a), Origin::Memory(b)) => Arc::ptr_eq(a, b),
@@ -660,7 +675,7 @@ fn same_origin<B: Backing>(before: &[Part<B>], now: &[Part<B>]) -> bool {
 }
 
 /// Shows the planned blocks in the window, in order.
-fn show<B: Backing>(
+pub(super) fn show<B: Backing>(
     core: &Core<B>,
     node: &Node<B>,
     parts: &[Part<B>],
@@ -696,10 +711,10 @@ fn show<B: Backing>(
 }
 
 /// The largest size a file can have: what 2^32 slots hold, and what an offset can say.
-fn max_size<B: Backing>(core: &Core<B>) -> u64 {
+pub(super) fn max_size<B: Backing>(core: &Core<B>) -> u64 {
     (core.geometry.block_len() << 32).min(i64::MAX.cast_unsigned())
 }
 
-fn as_index(n: u64) -> usize {
+pub(super) fn as_index(n: u64) -> usize {
     usize::try_from(n).expect("the target has 64-bit indexes")
 }

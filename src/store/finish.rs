@@ -13,7 +13,7 @@ use crate::format::{
 };
 
 use super::core::Core;
-use super::edit::{Block, Edit};
+use super::edit::{Block, Edit, Zeros};
 use super::error::{Attempt, Result};
 use super::file::{Generation, write_runs};
 use super::layer::{Layer, Spot};
@@ -22,16 +22,18 @@ use super::runs::RunMap;
 use super::snapshot::{Piece, Snapshot};
 use super::temp::LayerTemp;
 
-/// Blocks that one commit folds in from older layers at most: 16 MiB at 4 KiB a block.
-const FOLD_BLOCKS: u64 = 4096;
-/// Blocks that are folded at a time: what folding takes of memory.
-const FOLD_STEP: u64 = 256;
+/// Plaintext bytes that one commit folds in from older layers at most.
+const FOLD_LEN: u64 = 16 << 20;
+/// Plaintext bytes that are folded at a time: what folding takes of memory.
+const FOLD_STEP_LEN: u64 = 1 << 20;
 /// Older layers that a version keeps at most, but for what the size of the newest makes cheap to leave.
 const LAYERS_MAX: usize = 8;
-/// Blocks that may be dead in a file's layers beyond as many as are live.
-const DEAD_BLOCKS_ALLOWED: u64 = 256;
-/// Layers with fewer live blocks are always folded into the next commit.
-const ALWAYS_FOLD_BLOCKS: u64 = 16;
+/// Plaintext bytes that may be dead in a file's layers beyond as many as are live.
+const DEAD_LEN_ALLOWED: u64 = 1 << 20;
+/// Layers that weigh no more than this are always folded into the next commit.
+const ALWAYS_FOLD_LEN: u64 = 64 << 10;
+/// What a run of a layer's map weighs in the next map that must repeat it.
+const RECORD_LEN: u64 = 32;
 
 /// A sealed layer, ready to be synced and published.
 pub(crate) struct Finished<B: Backing> {
@@ -70,7 +72,8 @@ pub(crate) fn is_small<B: Backing>(core: &Core<B>, edit: &Edit<B>) -> bool {
 /// The room that finishing an edit will take beyond what it already wrote, in bytes: never too little
 /// as long as nothing is folded in.
 pub(crate) fn rest_len<B: Backing>(core: &Core<B>, edit: &Edit<B>) -> u64 {
-    let runs = edit.sealed.len() as u64 + 2 * edit.buffered_blocks() as u64 + 64;
+    let apart = edit.sealed.len() + 2 * edit.zeroed.len() + 2 * edit.buffered_blocks();
+    let runs = 2 * apart as u64 + 64;
     let map = runs * 32 + 2 * core.geometry.slot_len();
     edit.buffered_blocks() as u64 * core.geometry.slot_len() + map + TAIL_LEN as u64
 }
@@ -183,7 +186,7 @@ pub(crate) fn small<B: Backing>(
     pieces.insert(0, blocks, Piece::Slot { layer: 0, slot: 0 });
     Ok(Finished {
         layer,
-        snapshot: Snapshot::sealed(vec![sealed], pieces),
+        snapshot: Snapshot::sealed(core, vec![sealed], pieces),
         keeps_top: false,
         dropped: top.map(|top| older_ids(&top)).unwrap_or_default(),
         attr,
@@ -241,7 +244,8 @@ pub(crate) fn frozen<B: Backing>(
     for run in view.below.iter() {
         let piece = match run.value {
             Piece::Slot { layer, slot } => Piece::Slot { layer: view.index_of(layer), slot },
-            Piece::Hole => Piece::Hole,
+            Piece::Hole { layer } => Piece::Hole { layer: view.index_of(layer) },
+            Piece::Unwritten { layer } => Piece::Unwritten { layer: view.index_of(layer) },
         };
         pieces.insert(run.block, run.count, piece);
     }
@@ -257,7 +261,7 @@ pub(crate) fn frozen<B: Backing>(
     }
     Ok(Finished {
         layer,
-        snapshot: Snapshot::sealed(layers, pieces),
+        snapshot: Snapshot::sealed(core, layers, pieces),
         keeps_top: view.kept.contains(&0),
         dropped,
         attr,
@@ -319,20 +323,46 @@ fn seal_as_simple<B: Backing>(
 #[derive(Default)]
 struct View {
     own: RunMap<super::edit::OwnSlot>,
-    /// In terms of the old top's layers.
+    /// In terms of the old top's layers; [`NEW_TOP`] for zeros that the new top says itself.
     below: RunMap<Piece>,
     /// Indexes of the old top's layers that stay.
     kept: Vec<u32>,
 }
 
+/// Stands for the index of the new top where the old layers are counted.
+const NEW_TOP: u32 = u32::MAX;
+
 impl View {
     /// The index that an old layer has among the new ones.
     fn index_of(&self, old: u32) -> u32 {
+        if old == NEW_TOP {
+            return 0;
+        }
         let at = self.kept.iter().position(|kept| *kept == old).expect("only kept layers show");
         u32::try_from(at).expect("few layers") + 1
     }
 
-    /// The map of the new top: its own blocks, every visible hole, and the layers below.
+    /// Has the new top repeat the zeros that only layers say which go.
+    fn adopt_zeros(&mut self) {
+        let gone = |layer: u32| layer != NEW_TOP && !self.kept.contains(&layer);
+        let adopted: Vec<_> = self
+            .below
+            .iter()
+            .filter_map(|run| match run.value {
+                Piece::Hole { layer } if gone(layer) => Some((run, Piece::Hole { layer: NEW_TOP })),
+                Piece::Unwritten { layer } if gone(layer) => {
+                    Some((run, Piece::Unwritten { layer: NEW_TOP }))
+                }
+                _ => None,
+            })
+            .collect();
+        for (run, zeros) in adopted {
+            self.below.insert(run.block, run.count, zeros);
+        }
+    }
+
+    /// The map of the new top: its own blocks, the zeros that it says itself, and the layers below. Zeros that a layer
+    /// says which stays are visible through it, and not repeated.
     fn map<B: Backing>(&self, top: Option<&Arc<Snapshot<B>>>, blocks: u64) -> LayerMap {
         let mut extents: Vec<Extent> = self
             .own
@@ -344,8 +374,13 @@ impl View {
                 slot: run.value.0,
             })
             .collect();
-        extents.extend(self.below.iter().filter(|run| run.value == Piece::Hole).map(|run| {
-            Extent { block: run.block, count: run.count, source: Source::Hole, slot: 0 }
+        extents.extend(self.below.iter().filter_map(|run| {
+            let source = match run.value {
+                Piece::Hole { layer: NEW_TOP } => Source::Hole,
+                Piece::Unwritten { layer: NEW_TOP } => Source::Unwritten,
+                _ => return None,
+            };
+            Some(Extent { block: run.block, count: run.count, source, slot: 0 })
         }));
         extents.sort_by_key(|extent| extent.block);
         debug_assert!(extents.last().is_none_or(|extent| extent.block + extent.count <= blocks));
@@ -386,51 +421,73 @@ fn seal_as_mapped<B: Backing>(
         view.own.insert(block, count, super::edit::OwnSlot(slot));
     }
     // What shows below: the old version as far as the edit lets it, zeros elsewhere.
-    view.below.insert(0, blocks, Piece::Hole);
+    view.below.insert(0, blocks, Piece::Hole { layer: NEW_TOP });
     if let Some(top) = top {
         for run in top.pieces.range(0..edit.base_blocks.min(blocks)) {
             view.below.insert(run.block, run.count, run.value);
         }
     }
+    for run in edit.zeroed.range(0..blocks) {
+        let zeros = match run.value {
+            Zeros::Hole => Piece::Hole { layer: NEW_TOP },
+            Zeros::Unwritten => Piece::Unwritten { layer: NEW_TOP },
+        };
+        view.below.insert(run.block, run.count, zeros);
+    }
     for run in view.own.iter() {
         view.below.remove(run.block..run.end());
     }
-    let mut live = vec![0; top.map_or(0, |top| top.layers.len())];
+    let mut live = vec![Live::default(); top.map_or(0, |top| top.layers.len())];
     for run in view.below.iter() {
-        if let Piece::Slot { layer, .. } = run.value {
-            live[layer as usize] += run.count;
+        match run.value {
+            Piece::Slot { layer, .. } => live[layer as usize].blocks += run.count,
+            Piece::Hole { layer: NEW_TOP } | Piece::Unwritten { layer: NEW_TOP } => {}
+            Piece::Hole { layer } | Piece::Unwritten { layer } => live[layer as usize].zeros += 1,
         }
     }
-    let (kept, folded) = choose(view.own.blocks(), &live, top, blocks);
+    let (kept, folded) = choose(core, view.own.blocks(), &live, top);
     view.kept = kept;
+    view.adopt_zeros();
     fold(core, node, edit, layer, &folded, &mut view)?;
     Ok(view)
 }
 
-/// Which of the old layers stay and which are folded in, newest first, by how many live blocks each has.
-///
-/// What is no larger than twice what is already gathered is folded: each block is folded a logarithmic number
-/// of times, and a file has a logarithmic number of layers. Beyond that, more than [`LAYERS_MAX`] layers are not
-/// kept, and everything is folded where dead blocks would outweigh the live ones.
-fn choose<B: Backing>(
-    own: u64,
-    live: &[u64],
-    top: Option<&Arc<Snapshot<B>>>,
+/// What of an old layer still shows.
+#[derive(Clone, Copy, Default)]
+struct Live {
     blocks: u64,
+    /// Runs of zeros that it says.
+    zeros: u64,
+}
+
+/// Which of the old layers stay and which are folded in, newest first, by how much of each still shows.
+///
+/// What weighs no more than twice what is already gathered is folded: each block is folded a logarithmic number
+/// of times, and a file has a logarithmic number of layers. A run of zeros weighs what its record does, so that ten
+/// thousand holes are not repeated in the map of every small change. Beyond that, more than [`LAYERS_MAX`] layers are
+/// not kept, and everything is folded where dead blocks would outweigh the live ones. A layer of which nothing shows
+/// is neither.
+fn choose<B: Backing>(
+    core: &Core<B>,
+    own: u64,
+    live: &[Live],
+    top: Option<&Arc<Snapshot<B>>>,
 ) -> (Vec<u32>, Vec<u32>) {
+    let block_len = core.geometry.block_len();
     let (mut kept, mut folded) = (Vec::new(), Vec::new());
-    let mut gathered = own;
+    let mut gathered = own * block_len;
     let mut folding = true;
-    for (index, count) in (0_u32..).zip(live) {
-        if *count == 0 {
+    for (index, live_here) in (0_u32..).zip(live) {
+        let weight = live_here.blocks * block_len + live_here.zeros * RECORD_LEN;
+        if weight == 0 {
             continue;
         }
-        let later = live[index as usize + 1..].iter().filter(|count| **count > 0).count();
-        let fits =
-            *count <= (2 * gathered).max(ALWAYS_FOLD_BLOCKS) && gathered + count <= FOLD_BLOCKS;
+        let later = &live[index as usize + 1..];
+        let later = later.iter().filter(|live| live.blocks + live.zeros > 0).count();
+        let fits = weight <= (2 * gathered).max(ALWAYS_FOLD_LEN) && gathered + weight <= FOLD_LEN;
         folding &= fits || later >= LAYERS_MAX;
         if folding {
-            gathered += count;
+            gathered += weight;
             folded.push(index);
         } else {
             kept.push(index);
@@ -439,7 +496,8 @@ fn choose<B: Backing>(
     let held = top.map_or(0, |top| {
         kept.iter().map(|index| top.layers[*index as usize].tail.slots).sum::<u64>()
     });
-    if held + gathered > 2 * blocks + DEAD_BLOCKS_ALLOWED {
+    let shown = kept.iter().map(|index| live[*index as usize].blocks).sum::<u64>();
+    if (held - shown) * block_len > gathered + shown * block_len + DEAD_LEN_ALLOWED {
         folded.append(&mut kept);
     }
     (kept, folded)
@@ -464,7 +522,7 @@ fn fold<B: Backing>(
     for run in runs {
         let mut block = run.block;
         while block < run.end() {
-            let end = run.end().min(block + FOLD_STEP);
+            let end = run.end().min(block + (FOLD_STEP_LEN / core.geometry.block_len()).max(1));
             let content = node.gather(core, Generation::Frozen, block..end)?;
             for (block, count, slot) in
                 write_runs(core, layer, &mut identity, &split(core, block, &content))?

@@ -6,7 +6,8 @@
 //! | `node` | one live inode, the locks and their order |
 //! | `tree`, `rename`, `conflict`, `settle`, `dir`, `dirmap` | names: lookups, renames, what is pending and what is dead |
 //! | `file`, `edit`, `runs` | reading and changing one file |
-//! | `names` | a file with several names: hard links |
+//! | `space` | what of a file is allocated: holes, preallocation, copies of ranges |
+//! | `names`, `publish_names` | a file with several names: hard links |
 //! | `gone` | the end of a file without names |
 //! | `times` | access and change times that the vault's inodes do not show |
 //! | `special` | links, fifos, sockets, devices: what is made whole |
@@ -47,6 +48,7 @@ mod layer;
 mod lock;
 mod names;
 mod node;
+mod publish_names;
 mod queue;
 mod recover;
 mod rename;
@@ -54,6 +56,7 @@ mod residents;
 mod runs;
 mod settle;
 mod snapshot;
+mod space;
 mod special;
 mod temp;
 #[cfg(test)]
@@ -66,6 +69,7 @@ pub mod vault;
 pub use self::core::{CommitPolicy, StoreOptions};
 pub use error::{Result, StoreError};
 pub use node::Node;
+pub use space::{Room, Seek};
 pub use times::Accessed;
 
 use self::core::{ControlDirs, Core, VaultKeys};
@@ -87,7 +91,7 @@ pub struct Attr {
     pub kind: EntryKind,
     /// Plaintext size in bytes.
     pub size: u64,
-    /// Allocated units of 512 bytes in the backing store.
+    /// Allocated plaintext in units of 512 bytes: everything but the holes.
     pub blocks_512: u64,
     /// Permission bits, 0..=0o7777.
     pub mode: u32,
@@ -344,6 +348,7 @@ impl<B: Backing> Store<B> {
             let times = edit.map(|edit| (state.set_mtime.unwrap_or(edit.mtime), edit.ctime));
             (state.size(), state.attr, times)
         };
+        let allocated = node.allocated(&self.core);
         let unlinked = node.place.lock().is_nameless();
         let nlink = self.link_count(node);
         if let Some(attr) = pending {
@@ -353,7 +358,7 @@ impl<B: Backing> Store<B> {
                 id: node.id(),
                 kind: node.kind(),
                 size,
-                blocks_512: size.div_ceil(512),
+                blocks_512: allocated.unwrap_or(0).div_ceil(512),
                 mode: attr.mode,
                 nlink,
                 uid: attr.uid,
@@ -386,6 +391,8 @@ impl<B: Backing> Store<B> {
                 LengthClass::Stub | LengthClass::Invalid => 0,
             },
         };
+        let allocated = allocated.unwrap_or_else(|| self.allocated_unopened(node, stat.len));
+        attr.blocks_512 = allocated.div_ceil(512);
         Ok(with_edit_times(attr, edited))
     }
 

@@ -16,15 +16,17 @@ use super::runs::{Along, Run, RunMap};
 pub(crate) enum Piece {
     /// In `slot` of the layer with this index (0 is the top).
     Slot { layer: u32, slot: u64 },
-    /// Nowhere: it reads as zeros.
-    Hole,
+    /// Nowhere: it reads as zeros. The layer with this index says so.
+    Hole { layer: u32 },
+    /// Allocated and never written: it reads as zeros. The layer with this index says so.
+    Unwritten { layer: u32 },
 }
 
 impl Along for Piece {
     fn advance(self, count: u64) -> Self {
         match self {
             Piece::Slot { layer, slot } => Piece::Slot { layer, slot: slot + count },
-            Piece::Hole => Piece::Hole,
+            Piece::Hole { .. } | Piece::Unwritten { .. } => self,
         }
     }
 }
@@ -37,6 +39,8 @@ pub(crate) struct Snapshot<B: Backing> {
     pub layers: Vec<Arc<Layer<B>>>,
     /// Every block of the file.
     pub pieces: RunMap<Piece>,
+    /// Plaintext bytes that count as allocated: all but the holes.
+    pub allocated: u64,
 }
 
 impl<B: Backing> Snapshot<B> {
@@ -85,7 +89,8 @@ impl<B: Backing> Snapshot<B> {
                     for Extent { block, count, source, slot } in &map.extents {
                         let piece = match source {
                             Source::Own => Piece::Slot { layer: index, slot: *slot },
-                            Source::Hole | Source::Unwritten => Piece::Hole,
+                            Source::Hole => Piece::Hole { layer: index },
+                            Source::Unwritten => Piece::Unwritten { layer: index },
                         };
                         pieces.insert(*block, *count, piece);
                     }
@@ -93,14 +98,15 @@ impl<B: Backing> Snapshot<B> {
             }
         }
         pieces.remove(blocks..u64::MAX);
-        (pieces.blocks() == blocks).then(|| {
-            Arc::new(Snapshot { size: layers[0].tail.size, tag: layers[0].tag, layers, pieces })
-        })
+        (pieces.blocks() == blocks).then(|| Self::sealed(core, layers, pieces))
     }
 
     /// A version that this process just sealed.
-    pub fn sealed(layers: Vec<Arc<Layer<B>>>, pieces: RunMap<Piece>) -> Arc<Self> {
-        Arc::new(Snapshot { size: layers[0].tail.size, tag: layers[0].tag, layers, pieces })
+    pub fn sealed(core: &Core<B>, layers: Vec<Arc<Layer<B>>>, pieces: RunMap<Piece>) -> Arc<Self> {
+        let (size, tag) = (layers[0].tail.size, layers[0].tag);
+        let runs = pieces.iter().filter(|run| !matches!(run.value, Piece::Hole { .. }));
+        let allocated = runs.map(|run| core.allocated_len(run.block, run.count, size)).sum();
+        Arc::new(Snapshot { size, tag, layers, pieces, allocated })
     }
 
     /// The top.
@@ -142,7 +148,7 @@ impl<B: Backing> Snapshot<B> {
             Piece::Slot { layer, slot } => {
                 self.layers[layer as usize].resident(core, slot, run.count)
             }
-            Piece::Hole => true,
+            Piece::Hole { .. } | Piece::Unwritten { .. } => true,
         })
     }
 }

@@ -19,8 +19,8 @@ use super::core::Core;
 use super::error::{Attempt, Result, StoreError};
 use super::residents::Evictable;
 
-/// Slots sealed and written with one call at most.
-const SLOTS_PER_WRITE: usize = 64;
+/// Plaintext bytes sealed and written with one call at most.
+const WRITE_LEN: usize = 256 << 10;
 
 pub(crate) struct LayerTemp<B: Backing> {
     core: Arc<Core<B>>,
@@ -64,6 +64,11 @@ impl<B: Backing> LayerTemp<B> {
         });
         core.open_temps.admit(&temp);
         Ok(temp)
+    }
+
+    /// Plaintext bytes of a slot.
+    pub fn block_len(&self) -> u64 {
+        self.core.geometry.block_len()
     }
 
     /// The name in `.akasha/tmp`.
@@ -134,10 +139,10 @@ impl<B: Backing> LayerTemp<B> {
         };
         let first = run.first();
         let mut rest = Some(run);
-        let mut cipher =
-            vec![0; plain.len().min(SLOTS_PER_WRITE * block_len) / block_len * slot_len];
+        let write_len = WRITE_LEN.max(block_len);
+        let mut cipher = vec![0; plain.len().min(write_len) / block_len * slot_len];
         let mut slot = first;
-        for chunk in plain.chunks(SLOTS_PER_WRITE * block_len) {
+        for chunk in plain.chunks(write_len) {
             let chunk_slots = (chunk.len() / block_len) as u64;
             let (now, later) = rest.take().expect("slots for every chunk").split(chunk_slots);
             rest = later;

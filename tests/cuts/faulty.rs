@@ -149,6 +149,8 @@ impl Run {
             | Op::Write(handle, ..)
             | Op::Append(handle, _)
             | Op::Truncate(handle, _)
+            | Op::Room(handle, ..)
+            | Op::Copy(_, (handle, _), _)
             | Op::Flush(handle)
             | Op::Fsync(handle)
             | Op::Close(handle) => self.read_again(*handle, before),

@@ -131,9 +131,8 @@ impl Oracle {
         }
         for (number, file) in self.files.iter().enumerate() {
             let (Some(since), Some(id)) = (file.promised, file.id) else { continue };
-            let always = self.states[since..]
-                .iter()
-                .all(|state| state.values().any(|held| *held == number));
+            let always =
+                self.states[since..].iter().all(|state| state.values().any(|held| *held == number));
             if always && !counts.contains_key(&id) {
                 return Err(format!("file {number}, {id:016x}, is lost"));
             }
@@ -207,7 +206,9 @@ impl Run {
             if !now.iter().eq(&view.keys().collect::<Vec<_>>()) {
                 return Err(format!("operation {index}, {op:?}: shown {:?}", view.keys()));
             }
-            self.oracle.check(&view, false).map_err(|what| format!("operation {index}, {op:?}: {what}"))?;
+            self.oracle
+                .check(&view, false)
+                .map_err(|what| format!("operation {index}, {op:?}: {what}"))?;
         }
         Ok(())
     }

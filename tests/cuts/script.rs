@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use akasha::backing::SimDisk;
 use akasha::format::EntryKind;
-use akasha::store::{CommitPolicy, NewAttr, Node, RenameFlags, Store, StoreError, StoreOptions};
+use akasha::store::{
+    CommitPolicy, NewAttr, Node, RenameFlags, Room, Store, StoreError, StoreOptions,
+};
 
 use super::oracle::{Oracle, ROOT, Seen, Spot, View};
 use super::vault::{self, TestClock};
@@ -18,6 +20,10 @@ pub enum Op {
     Write(u8, usize, usize),
     Append(u8, usize),
     Truncate(u8, usize),
+    /// fallocate(2) of (offset, length); whether it keeps the size.
+    Room(u8, Room, (usize, usize), bool),
+    /// copy_file_range(2) from (handle, offset) to the same, so many bytes.
+    Copy((u8, usize), (u8, usize), usize),
     TruncatePath(String, usize),
     Flush(u8),
     Fsync(u8),
@@ -267,6 +273,10 @@ impl Run {
                 self.oracle.cut_to(id, *size);
                 store.truncate(&node, *size as u64)
             }
+            Op::Room(handle, room, range, keeps_size) => {
+                self.change_room(*handle, *room, *range, *keeps_size)
+            }
+            Op::Copy(from, to, len) => self.copy(*from, *to, *len),
             Op::TruncatePath(path, size) => {
                 let Some(id) = self.spot(path).and_then(|spot| self.oracle.holder(&spot)) else {
                     return Ok(());
@@ -452,6 +462,50 @@ impl Run {
         let offset = offset.unwrap_or(self.oracle.object(id).live.len());
         self.oracle.wrote(id, offset, &data);
         self.store().write(&node, offset as u64, &data)
+    }
+
+    fn change_room(
+        &mut self,
+        handle: u8,
+        room: Room,
+        (offset, len): (usize, usize),
+        keeps_size: bool,
+    ) -> Fallible<()> {
+        let Some(node) = self.handles.get(&handle).cloned() else { return Ok(()) };
+        let id = node.id().get();
+        let size = self.oracle.object(id).live.len();
+        let end = if keeps_size { size } else { size.max(offset + len) };
+        if room != Room::Allocate && offset < end {
+            let len = len.min(end - offset);
+            self.oracle.wrote(id, offset, &vec![0; len]);
+        } else if end > size {
+            self.oracle.cut_to(id, end);
+        }
+        self.store().fallocate(&node, (offset as u64, len as u64), room, keeps_size)
+    }
+
+    fn copy(&mut self, from: (u8, usize), to: (u8, usize), len: usize) -> Fallible<()> {
+        let (Some(source), Some(target)) = (self.handle_node(from.0), self.handle_node(to.0))
+        else {
+            return Ok(());
+        };
+        let (source_id, target_id) = (source.id().get(), target.id().get());
+        let (from, to) = (from.1, to.1);
+        let available = self.oracle.object(source_id).live.len().saturating_sub(from);
+        let len = len.min(available);
+        // The kernel refuses what overlaps.
+        if len == 0 || source_id == target_id && from < to + len && to < from + len {
+            return Ok(());
+        }
+        let data = self.oracle.object(source_id).live[from..from + len].to_vec();
+        self.oracle.wrote(target_id, to, &data);
+        let mut done = 0;
+        while done < len {
+            let (from, to) = ((from + done) as u64, (to + done) as u64);
+            let rest = (len - done) as u64;
+            done += self.store().copy((&source, from), (&target, to), rest)? as usize;
+        }
+        Ok(())
     }
 
     fn close(&mut self, handle: u8) -> Fallible<()> {

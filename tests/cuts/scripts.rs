@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use akasha::entropy::{Entropy, SeededEntropy};
-use akasha::store::{CommitPolicy, StoreOptions};
+use akasha::store::{CommitPolicy, Room, StoreOptions};
 
 use super::script::{Op, Script};
 
@@ -38,6 +38,14 @@ fn script(name: &str, parts: impl IntoIterator<Item = Vec<Op>>) -> Script {
 /// A change in the middle of an open file.
 fn row(offset: usize) -> Vec<Op> {
     vec![Op::Write(0, offset, 700), Op::Fsync(0)]
+}
+
+fn room(handle: u8, room: Room, offset: usize, len: usize) -> Op {
+    Op::Room(handle, room, (offset, len), false)
+}
+
+fn punch(handle: u8, offset: usize, len: usize) -> Op {
+    Op::Room(handle, Room::Punch, (offset, len), true)
 }
 
 pub fn named(name: &str) -> Script {
@@ -162,6 +170,44 @@ pub fn written() -> Vec<Script> {
                 vec![Op::Write(0, (1 << 20) + 99_000, 9), Op::Fsync(0), Op::Close(0)],
                 vec![rename("big", "other")],
                 tick(),
+                tick(),
+            ],
+        ),
+        script(
+            "holes",
+            vec![
+                big(),
+                vec![Op::Open(0, "big".into()), punch(0, 4096, 50_000), Op::Fsync(0)],
+                vec![
+                    room(0, Room::Zero, 100_001, 20_000),
+                    room(0, Room::Allocate, BIG - 9, 90_000),
+                ],
+                row(4096 * 9),
+                vec![punch(0, 0, 4096 * 30), Op::Close(0)],
+                tick(),
+                vec![Op::Open(0, "big".into()), Op::Truncate(0, 1 << 20)],
+                row(4096 * 200),
+                vec![punch(0, 4096 * 190, 4096 * 30), Op::Truncate(0, 4096 * 60 + 5)],
+                vec![Op::Fsync(0), Op::Close(0)],
+                // Nothing but what is allocated, and a file that becomes small.
+                vec![Op::Create(1, "new".into()), room(1, Room::Allocate, 0, BIG), Op::Close(1)],
+                tick(),
+                vec![Op::Open(1, "new".into()), Op::Write(1, 200_000, 10), Op::Fsync(1)],
+                vec![punch(1, 0, BIG), Op::Truncate(1, 70_000), Op::Close(1)],
+                tick(),
+            ],
+        ),
+        script(
+            "copies",
+            vec![
+                big(),
+                vec![Op::Open(0, "big".into()), punch(0, 4096 * 10, 4096 * 40), Op::Fsync(0)],
+                vec![Op::Create(1, "copy".into()), Op::Copy((0, 0), (1, 0), BIG), Op::Fsync(1)],
+                vec![Op::Copy((0, 4096 * 5 + 1), (1, 4096 * 30), 4096 * 12)],
+                vec![Op::Copy((1, 0), (1, BIG), 70_000), Op::Close(1)],
+                tick(),
+                vec![Op::Open(1, "copy".into()), Op::Copy((1, 4096), (0, 4096 * 60), 150_000)],
+                vec![Op::Fsync(0), Op::Close(0), Op::Close(1)],
                 tick(),
             ],
         ),
@@ -313,7 +359,7 @@ pub fn random(seed: u64, len: usize) -> Script {
     let mut ops = vec![Op::Mkdir("d".into()), Op::Mkdir("e".into()), Op::Mkdir("d/g".into())];
     while ops.len() < len {
         let handle = pick(3) as u8;
-        match pick(32) {
+        match pick(36) {
             0..=4 => ops.extend([Op::Create(handle, path()), Op::Append(handle, size())]),
             5 | 6 => ops.extend(save(&path(), size())),
             7 | 8 => ops.push(Op::Open(handle, path())),
@@ -330,6 +376,10 @@ pub fn random(seed: u64, len: usize) -> Script {
             26 => ops.push(Op::Rename(dir(), dir())),
             27 => ops.push(Op::Exchange(path(), path())),
             28 => ops.push(Op::Unlink(path())),
+            30 => ops.push(room(handle, Room::Allocate, size(), 1 + size())),
+            31 => ops.push(room(handle, Room::Zero, size(), 1 + size())),
+            32 => ops.push(punch(handle, size(), 1 + size())),
+            33 => ops.push(Op::Copy((handle, size()), (pick(3) as u8, size()), size())),
             29 => ops.push(if pick(3) == 0 { Op::Remount } else { Op::Rmdir(dir()) }),
             _ => ops.push(Op::Tick([1, 6, 6, 70][pick(4) as usize])),
         }

@@ -17,32 +17,32 @@ use super::op::{Mode, Op};
 use super::reference::{Body, NodeIndex, ROOT, Reference, Refusal};
 use super::vault::{Disk, TestVault};
 
-const CALLER: Caller = Caller { uid: 0, gid: 0 };
+pub(super) const CALLER: Caller = Caller { uid: 0, gid: 0 };
 
-struct Open {
-    handle: Handle,
-    ino: EntryId,
-    node: NodeIndex,
-    writes: bool,
+pub(super) struct Open {
+    pub handle: Handle,
+    pub ino: EntryId,
+    pub node: NodeIndex,
+    pub writes: bool,
 }
 
 /// See the module's text.
 pub struct Driver {
-    vault: TestVault,
-    fs: FileSystem<Disk>,
-    model: Reference,
+    pub(super) vault: TestVault,
+    pub(super) fs: FileSystem<Disk>,
+    pub(super) model: Reference,
     /// st_ino of every node that was ever made: it never changes.
-    inos: HashMap<NodeIndex, EntryId>,
+    pub(super) inos: HashMap<NodeIndex, EntryId>,
     open: Vec<Open>,
     /// Directories on the paths that the current operation walked.
     walked: RefCell<Vec<EntryId>>,
 }
 
 /// What differs.
-type Different = String;
+pub(super) type Different = String;
 
 /// Compares the outcomes; gives back both where both are successes.
-fn both<A, B>(
+pub(super) fn both<A, B>(
     real: Result<A, FsError>,
     model: Result<B, Refusal>,
 ) -> Result<Option<(A, B)>, Different> {
@@ -58,7 +58,11 @@ fn both<A, B>(
 }
 
 #[allow(clippy::needless_pass_by_value)]
-fn same<T: PartialEq + std::fmt::Debug>(what: &str, real: T, model: T) -> Result<(), Different> {
+pub(super) fn same<T: PartialEq + std::fmt::Debug>(
+    what: &str,
+    real: T,
+    model: T,
+) -> Result<(), Different> {
     if real == model { Ok(()) } else { Err(format!("{what} is {real:?}, expected {model:?}")) }
 }
 
@@ -94,7 +98,7 @@ impl Driver {
     }
 
     /// Looks a path up as the kernel does: every directory on it stays counted.
-    fn walk(&self, path: &[Vec<u8>]) -> Result<EntryId, Different> {
+    pub(super) fn walk(&self, path: &[Vec<u8>]) -> Result<EntryId, Different> {
         let mut at = EntryId::ROOT;
         for name in path {
             let next = self
@@ -108,7 +112,7 @@ impl Driver {
     }
 
     /// Gives the lookups of all paths back.
-    fn forget_paths(&self) {
+    pub(super) fn forget_paths(&self) {
         for ino in self.walked.take() {
             self.fs.forget(ino, 1);
         }
@@ -121,7 +125,7 @@ impl Driver {
         }
     }
 
-    fn handle(&self, pick: usize) -> Option<&Open> {
+    pub(super) fn handle(&self, pick: usize) -> Option<&Open> {
         if self.open.is_empty() { None } else { Some(&self.open[pick % self.open.len()]) }
     }
 
@@ -299,7 +303,12 @@ impl Driver {
                     self.fs.forget(open.ino, 1);
                 }
             }
+            Op::CopyRange { from, from_offset, to, to_offset, len } => {
+                self.copy_range((*from, *from_offset), (*to, *to_offset), *len)?;
+            }
             Op::Flush { .. }
+            | Op::Fallocate { .. }
+            | Op::Seek { .. }
             | Op::Write { .. }
             | Op::Append { .. }
             | Op::Read { .. }
@@ -315,6 +324,8 @@ impl Driver {
         | Op::Append { handle: pick, .. }
         | Op::Read { handle: pick, .. }
         | Op::HandleTruncate { handle: pick, .. }
+        | Op::Fallocate { handle: pick, .. }
+        | Op::Seek { handle: pick, .. }
         | Op::Fsync { handle: pick }) = op
         else {
             return Ok(());
@@ -323,7 +334,12 @@ impl Driver {
         let (handle, node, ino, writes) = (open.handle, open.node, open.ino, open.writes);
         match op {
             Op::Flush { .. } => self.fs.flush(handle).map_err(text),
-            Op::Fsync { .. } => self.fs.fsync(handle).map_err(text),
+            Op::Fsync { .. } => self.fsync(handle, ino),
+            Op::Fallocate { offset, len, mode, .. } => {
+                let open = Open { handle, ino, node, writes };
+                self.fallocate(&open, (*offset, *len), *mode)
+            }
+            Op::Seek { offset, .. } => self.compare_seek(handle, node, *offset),
             Op::Write { offset, len, fill, .. } => {
                 self.write(handle, node, writes, *offset, &pattern(*fill, *len))
             }
@@ -644,11 +660,13 @@ impl Driver {
     /// The kernel's side ends at once; what it had open ends with it.
     fn remount(&mut self) -> Result<(), Different> {
         self.open.clear();
+        let before = self.blocks()?;
         self.fs.close_all();
         same("open handles", self.fs.open_handles(), 0)?;
         self.fs.store().close().map_err(|error| format!("close failed: {error}"))?;
         self.fs = FileSystem::new(self.vault.mount(), View::default());
-        self.compare_trees()
+        self.compare_trees()?;
+        same("st_blocks after mounting again", self.blocks()?, before)
     }
 
     /// Closes everything and looks for what was left behind.
@@ -665,7 +683,7 @@ impl Driver {
 }
 
 #[allow(clippy::needless_pass_by_value)]
-fn text(error: FsError) -> Different {
+pub(super) fn text(error: FsError) -> Different {
     match std::error::Error::source(&error) {
         Some(source) => format!("failed with {error}: {source}"),
         None => format!("failed with {error}"),

@@ -155,6 +155,25 @@ pub enum Op {
     Fsync {
         handle: Pick,
     },
+    /// fallocate(2); the mode is its bits.
+    Fallocate {
+        handle: Pick,
+        offset: u64,
+        len: u64,
+        mode: i32,
+    },
+    /// SEEK_DATA and SEEK_HOLE.
+    Seek {
+        handle: Pick,
+        offset: u64,
+    },
+    CopyRange {
+        from: Pick,
+        from_offset: u64,
+        to: Pick,
+        to_offset: u64,
+        len: u64,
+    },
     FsyncDir {
         dir: Pick,
     },
@@ -222,6 +241,28 @@ pub enum Op {
 }
 
 impl Op {
+    fn space(rng: &mut Rng, handle: Pick) -> Op {
+        const MODES: [i32; 5] = [
+            0,
+            libc::FALLOC_FL_KEEP_SIZE,
+            libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE,
+            libc::FALLOC_FL_ZERO_RANGE,
+            libc::FALLOC_FL_ZERO_RANGE | libc::FALLOC_FL_KEEP_SIZE,
+        ];
+        let mode = MODES[rng.below(MODES.len() as u64) as usize];
+        match rng.below(4) {
+            0 => Op::CopyRange {
+                from: rng.pick(),
+                from_offset: rng.offset(),
+                to: handle,
+                to_offset: rng.offset(),
+                len: rng.offset(),
+            },
+            1 => Op::Fallocate { handle, offset: rng.offset(), len: rng.len(), mode },
+            _ => Op::Fallocate { handle, offset: rng.offset(), len: rng.offset(), mode },
+        }
+    }
+
     pub fn random(rng: &mut Rng) -> Op {
         let dir = rng.pick();
         let handle = rng.pick();
@@ -240,12 +281,14 @@ impl Op {
             13..=17 => Op::Open { dir, name, write: rng.below(3) > 0, truncate: rng.below(4) == 0 },
             18..=24 => Op::Close { handle },
             25..=26 => Op::Flush { handle },
-            27..=40 => Op::Write {
+            27..=33 => Op::Write {
                 handle,
                 offset: rng.offset(),
                 len: rng.len(),
                 fill: rng.below(256) as u8,
             },
+            34..=37 => Op::space(rng, handle),
+            38..=40 => Op::Seek { handle, offset: rng.offset() },
             41..=44 => Op::Append { handle, len: rng.len(), fill: rng.below(256) as u8 },
             45..=48 => Op::Read { handle, offset: rng.offset(), len: rng.len() },
             49..=51 => Op::HandleTruncate { handle, size: rng.offset() },

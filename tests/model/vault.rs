@@ -48,13 +48,23 @@ impl TestVault {
         let disk = SimDisk::with_clock(clock.clone());
         let params = ConfigParams {
             cipher: Cipher::ALL[(seed % 3) as usize],
-            geometry: Geometry::new(12).expect("a test vault works"),
+            geometry: Geometry::new(Self::block_bits(seed)).expect("a test vault works"),
             kdf: KdfParams { memory_kib: 19 << 10, passes: 2, lanes: 1 },
         };
         let (bytes, _) = config::create(b"p", &params, 0, &SeededEntropy::new(seed))
             .expect("a test vault works");
         vault::create(&disk, &bytes).expect("a test vault works");
         TestVault { disk, seed, mounts: 0, clock }
+    }
+
+    /// Mostly the smallest blocks, which have the most edges.
+    fn block_bits(seed: u64) -> u8 {
+        [12, 12, 13, 16][(seed / 3 % 4) as usize]
+    }
+
+    /// Plaintext bytes of a block.
+    pub fn block_len(&self) -> u64 {
+        1 << Self::block_bits(self.seed)
     }
 
     /// Lets the clock of the next mounts and of this one go on.

@@ -4,12 +4,18 @@ MODEL is a directory on the bare disk: what the files must hold, written at the 
 next run, so that a remount in between is part of the game. A failure prints the last operations and the seed.
 """
 
+import ctypes
+import errno
 import mmap
 import os
 import random
 import sys
 
 from common import main
+
+LIBC = ctypes.CDLL(None, use_errno=True)
+LIBC.fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+KEEP_SIZE, PUNCH, ZERO = 0x01, 0x02, 0x10
 
 FILES = 3
 LIMIT = 3_000_000
@@ -67,7 +73,7 @@ class Game:
     def step(self):
         name = self.random.choice(self.names)
         kinds = ["write"] * 5 + ["read"] * 5 + ["append", "truncate", "mapread", "mapwrite", "fsync", "close", "reopen",
-                                               "replace", "rename", "unlink", "cut", "whole"]
+                                               "replace", "rename", "unlink", "cut", "whole", "allocate", "allocate", "seek", "copy"]
         kind = self.random.choice(kinds)
         self.history.append((kind, name))
         getattr(self, "do_" + kind)(name)
@@ -134,6 +140,49 @@ class Game:
                 if self.random.random() < 0.3:
                     view.flush()
             self.put(name, offset, data)
+
+    def do_allocate(self, name):
+        handle, model = self.handle(name), self.models[name]
+        mode = self.random.choice([0, KEEP_SIZE, PUNCH | KEEP_SIZE, PUNCH | KEEP_SIZE, ZERO, ZERO | KEEP_SIZE])
+        offset = self.place(min(LIMIT, 2 * len(model) + 5000))
+        length = 1 + self.place(300_000)
+        self.history[-1] += (mode, offset, length)
+        assert LIBC.fallocate(handle, mode, offset, length) == 0, os.strerror(ctypes.get_errno())
+        if not mode & KEEP_SIZE and offset + length > len(model):
+            model.extend(bytes(offset + length - len(model)))
+        if mode & (PUNCH | ZERO):
+            length = max(0, min(length, len(model) - offset))
+            if length:
+                model[offset : offset + length] = bytes(length)
+
+    def do_seek(self, name):
+        """Holes hold nothing."""
+        handle, model = self.handle(name), self.models[name]
+        at = self.place(len(model))
+        while at < len(model):
+            try:
+                data = os.lseek(handle, at, os.SEEK_DATA)
+            except OSError as error:
+                assert error.errno == errno.ENXIO, error
+                data = len(model)
+            assert at <= data <= len(model) and not any(model[at:data]), f"{name}: a hole from {at} to {data}"
+            at = os.lseek(handle, data, os.SEEK_HOLE) if data < len(model) else data
+            assert at > data or at == len(model), f"{name}: a hole at {at}, where data is"
+
+    def do_copy(self, name):
+        other = self.random.choice(self.names)
+        source, target = self.handle(name), self.handle(other)
+        model = self.models[name]
+        from_, to = self.place(len(model) + 1), self.place(min(LIMIT, 2 * len(self.models[other]) + 5000))
+        length = self.place(500_000)
+        self.history[-1] += (other, from_, to, length)
+        expected = min(length, max(0, len(model) - from_))
+        if name == other and from_ < to + length and to < from_ + length:
+            return
+        assert os.copy_file_range(source, target, length, from_, to) == expected
+        if expected:
+            self.history.append(("into", other))
+            self.put(other, to, model[from_ : from_ + expected])
 
     def do_fsync(self, name):
         self.random.choice([os.fsync, os.fdatasync])(self.handle(name))
