@@ -52,15 +52,15 @@ pub(crate) struct Names<B: Backing> {
 }
 
 impl<B: Backing> Names<B> {
-    fn new(has_stub: bool) -> Box<Self> {
-        Box::new(Names {
+    fn new(has_stub: bool) -> Self {
+        Names {
             waiting: Vec::new(),
             recent: Vec::new(),
             covered: None,
             has_stub,
             dropped: Vec::new(),
             gone: None,
-        })
+        }
     }
 
     pub fn waiting(&self) -> Vec<Arc<Node<B>>> {
@@ -171,7 +171,7 @@ impl<B: Backing> Store<B> {
                 return Ok(Tried::Blocked(Blocked::Commit(Arc::clone(node))));
             }
             place.link = None;
-            place.names = Some(Names::new(false));
+            place.names = Some(Box::new(Names::new(false)));
         }
         let cover = self.wait(node, &own.dir, &own.name);
         let state = locked.of(&own.dir);
@@ -275,7 +275,7 @@ impl<B: Backing> Store<B> {
     ) -> Result<Arc<Node<B>>> {
         let node = self.nodes.get_or_insert(inode, || {
             let mut place = Place::new(None, Home::Inode, 0);
-            place.names = Some(Names::new(true));
+            place.names = Some(Box::new(Names::new(true)));
             Node::new(inode, kind, place)
         });
         let found = self.nodes.get_or_insert(id, || Node::new_name(id, &node, place));

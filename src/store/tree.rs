@@ -302,8 +302,8 @@ impl<B: Backing> Store<B> {
             Some(Under::Replaced { id, .. }) => Some(*id),
             Some(Under::MovedAway(_)) | None => None,
         };
-        let going = entry.published.then_some(entry.id).into_iter().chain(under);
-        if let Some(blocked) = going.filter_map(|id| self.must_keep(&state, id)).next() {
+        let mut going = entry.published.then_some(entry.id).into_iter().chain(under);
+        if let Some(blocked) = going.find_map(|id| self.must_keep(&state, id)) {
             return Ok(Tried::Blocked(blocked));
         }
         if entry.damaged {
