@@ -459,15 +459,6 @@ impl<B: Backing> Store<B> {
                 }
                 self.moved_at_last(&mut locked, node, spot, link);
             }
-            None if node.place.lock().away => {
-                // Unlinked while its rename was waiting: the old name goes too.
-                let state = locked.of(&spot.dir);
-                if matches!(state.under.get(&spot.name), Some(Under::MovedAway(_))) {
-                    state.under.remove(&spot.name);
-                }
-                node.place.lock().away = false;
-                self.remove_entry(state, Some(node), spot, node.id(), node.kind())?;
-            }
             _ => {}
         }
         Ok(Tried::Done(()))

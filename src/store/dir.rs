@@ -181,6 +181,14 @@ impl<B: Backing> DirState<B> {
         backing_name(core, spot.dir.id(), what)
     }
 
+    /// Has `dir` synced up to `change` before this directory is.
+    pub fn sync_before(&mut self, dir: &Arc<Node<B>>, change: u64) {
+        match self.sync_first.iter_mut().find(|(known, _)| Arc::ptr_eq(known, dir)) {
+            Some(known) => known.1 = change,
+            None => self.sync_first.push((Arc::clone(dir), change)),
+        }
+    }
+
     /// Shows a new modification time from now on.
     pub fn touch(&mut self, now: Timestamp) {
         if let Some(times) = &mut self.times {

@@ -11,7 +11,7 @@ use crate::format::{
 
 use super::Store;
 use super::commit::Work;
-use super::dir::{Doom, Under};
+use super::dir::Doom;
 use super::error::{Attempt, Result, StoreError};
 use super::finish::older_spot;
 use super::names::{covers_itself, is_same};
@@ -279,16 +279,6 @@ impl<B: Backing> Store<B> {
                     return Ok(Tried::Blocked(blocked));
                 }
                 self.moved_at_last(&mut locked, name, &spot, &link);
-            }
-            (Home::Tree(spot), None) if away => {
-                // Unlinked while its rename was waiting: the old name goes too.
-                let mut state = self.lock_dir(&spot.dir)?;
-                if matches!(state.under.get(&spot.name), Some(Under::MovedAway(_))) {
-                    state.under.remove(&spot.name);
-                }
-                name.place.lock().away = false;
-                node.with_names(|names| names.waits_no_more(name));
-                self.remove_entry(&mut state, Some(name), &spot, name.id(), name.kind())?;
             }
             _ => {}
         }

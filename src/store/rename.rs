@@ -124,6 +124,13 @@ impl<B: Backing> Store<B> {
         if !source.published && locked.of(dir).under.contains_key(name) {
             return Ok(Tried::Blocked(Blocked::Commit(node)));
         }
+        // What is replaced must be where it is replaced, or its old place would be vacated before its successor is there.
+        if let Some(target) = target
+            && let Some(node) = locked.of(to_dir).pending.get(&target.id)
+            && node.place.lock().away
+        {
+            return Ok(Tried::Blocked(Blocked::Commit(Arc::clone(node))));
+        }
         // The file of the target's own entry may not go with it.
         if let Some(target) = target
             && covers_itself(locked.of(to_dir), to_name, target.id)
@@ -302,11 +309,7 @@ impl<B: Backing> Store<B> {
         }
         if !Arc::ptr_eq(&from.dir, to_dir) {
             // btrfs would otherwise show the entry in both after a power cut, or in none.
-            let sources = &mut locked.of(to_dir).sync_first;
-            match sources.iter_mut().find(|(source, _)| Arc::ptr_eq(source, &from.dir)) {
-                Some(source) => source.1 = left,
-                None => sources.push((Arc::clone(&from.dir), left)),
-            }
+            locked.of(to_dir).sync_before(&from.dir, left);
         }
         let state = locked.of(&from.dir);
         state.replaces.remove(&node.id());

@@ -365,7 +365,7 @@ impl Oracle {
         })
     }
 
-    fn describe(&self, id: u64) -> String {
+    pub fn describe(&self, id: u64) -> String {
         let Some(object) = self.objects.get(&id) else { return format!("{id:016x}?") };
         let places: Vec<String> = object.places[object.place_floor..].iter().map(show).collect();
         format!("{:?} {} (places {})", object.kind, object.serial, places.join(" > "))
@@ -401,8 +401,8 @@ impl Oracle {
             visible.entry(seen.id).or_default().push(spot.clone());
         }
         for (id, spots) in &visible {
-            // A filesystem may keep both names of a file that was moved to another directory.
-            let moved = spots.len() == 2 && spots[0].0 != spots[1].0;
+            // A filesystem may keep both names of a file that was moved to another directory, and back.
+            let moved = spots.len() == 2;
             if spots.len() > 1 && !(moved && self.objects[id].kind != EntryKind::Dir) {
                 return Err(format!("{} is in {} places", self.describe(*id), spots.len()));
             }
