@@ -73,7 +73,11 @@ fn judge(disk: &SimDisk, clock: &Arc<TestClock>, oracle: &Oracle) -> Result<View
     if checked.is_err() && number("AKASHA_CUT").is_some() {
         for ((dir, name), seen) in &seen {
             let (name, id) = (String::from_utf8_lossy(name), seen.id);
-            eprintln!("shown in {dir:x}: {name:?}, {:?} {id:016x}, {}", seen.kind, oracle.describe(id));
+            eprintln!(
+                "shown in {dir:x}: {name:?}, {:?} {id:016x}, {}",
+                seen.kind,
+                oracle.describe(id)
+            );
         }
     }
     checked.map(|()| seen)

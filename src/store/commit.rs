@@ -378,7 +378,7 @@ impl<B: Backing> Store<B> {
             place.home = Home::Tree(spot);
             place.link_seq = change;
         }
-        self.claimed(&mut state, &link.dir, &link.name, node.id(), &claim, change);
+        self.claimed(&mut state, &link.dir, &link.name, &claim, change);
         state.map_mut().set_published(&link.name, true);
         state.pending.remove(&node.id());
         let finished = guard.finished.take().expect("looked at above");

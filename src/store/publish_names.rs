@@ -325,7 +325,7 @@ impl<B: Backing> Store<B> {
             place.link_seq = change;
         }
         let covers = claim.dies.is_some_and(|(dead, ..)| dead == node.id());
-        self.claimed(&mut state, &link.dir, &link.name, name.id(), &claim, change);
+        self.claimed(&mut state, &link.dir, &link.name, &claim, change);
         state.map_mut().set_published(&link.name, true);
         state.pending.remove(&name.id());
         drop(state);

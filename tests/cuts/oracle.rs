@@ -293,7 +293,7 @@ impl Oracle {
     /// to such a one.
     fn is_unborn(&self, id: u64) -> bool {
         let object = &self.objects[&id];
-        object.kind == EntryKind::File && object.place_floor == 0
+        object.kind != EntryKind::Dir && object.place_floor == 0
     }
 
     /// All names in a directory are durable, but for files that are still open for their first version;
@@ -401,9 +401,8 @@ impl Oracle {
             visible.entry(seen.id).or_default().push(spot.clone());
         }
         for (id, spots) in &visible {
-            // A filesystem may keep both names of a file that was moved to another directory, and back.
-            let moved = spots.len() == 2;
-            if spots.len() > 1 && !(moved && self.objects[id].kind != EntryKind::Dir) {
+            // A filesystem may keep the names of a file that was moved from directory to directory.
+            if spots.len() > 1 && self.objects[id].kind == EntryKind::Dir {
                 return Err(format!("{} is in {} places", self.describe(*id), spots.len()));
             }
         }
