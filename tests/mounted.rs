@@ -27,3 +27,5 @@ mod space;
 mod special;
 #[path = "mounted/tamper.rs"]
 mod tamper;
+#[path = "mounted/xattrs.rs"]
+mod xattrs;

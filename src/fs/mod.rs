@@ -24,6 +24,7 @@ mod inodes;
 mod names;
 mod space;
 mod view;
+mod xattrs;
 
 use std::sync::Arc;
 use std::sync::OnceLock;

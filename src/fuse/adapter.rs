@@ -30,6 +30,7 @@ use super::convert::{self, entry_id, errno, file_attr, ino};
 use super::options::MountOptions;
 use super::pool::Lane;
 use super::space::{self, Line};
+use super::xattrs;
 
 /// The largest request: what the kernel sends at most (256 pages, sysctl fs.fuse.max_pages_limit).
 const MAX_IO_BYTES: u32 = 1 << 20;
@@ -144,6 +145,15 @@ impl<B: Backing> Adapter<B> {
             self.in_worker(&self.workers.reads, request);
         } else {
             self.here(request);
+        }
+    }
+
+    /// Runs a question about extended attributes: here if the answer is in memory.
+    fn with_xattrs(&self, inode: INodeNo, request: impl FnOnce(&FileSystem<B>) + Send + 'static) {
+        if entry_id(inode).is_ok_and(|id| self.fs.xattrs_are_held(id)) {
+            self.here(request);
+        } else {
+            self.in_worker(&self.workers.reads, request);
         }
     }
 
@@ -654,32 +664,37 @@ impl<B: Backing> Filesystem for Adapter<B> {
         });
     }
 
-    // What is not offered at all answers ENOSYS: the kernel remembers it for the life of the mount, does not
-    // ask again, and gives programs EOPNOTSUPP.
-
     fn setxattr(
         &self,
         _request: &Request,
-        _inode: INodeNo,
-        _name: &OsStr,
-        _value: &[u8],
-        _flags: i32,
+        inode: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        reply.error(fuser::Errno::ENOSYS);
+        let (name, value) = (Name::new(name), value.to_vec());
+        self.in_worker(&self.workers.syncs, move |fs| {
+            xattrs::set(fs, inode, name.bytes(), &value, flags, reply);
+        });
     }
 
-    fn getxattr(&self, _: &Request, _: INodeNo, _: &OsStr, _: u32, reply: ReplyXattr) {
-        reply.error(fuser::Errno::ENOSYS);
+    fn getxattr(&self, _: &Request, inode: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let name = Name::new(name);
+        self.with_xattrs(inode, move |fs| xattrs::get(fs, inode, name.bytes(), size, reply));
     }
 
-    fn listxattr(&self, _: &Request, _: INodeNo, _: u32, reply: ReplyXattr) {
-        reply.error(fuser::Errno::ENOSYS);
+    fn listxattr(&self, request: &Request, inode: INodeNo, size: u32, reply: ReplyXattr) {
+        let caller = caller(request);
+        self.with_xattrs(inode, move |fs| xattrs::list(fs, inode, caller, size, reply));
     }
 
-    fn removexattr(&self, _: &Request, _: INodeNo, _: &OsStr, reply: ReplyEmpty) {
-        reply.error(fuser::Errno::ENOSYS);
+    fn removexattr(&self, _: &Request, inode: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let name = Name::new(name);
+        self.in_worker(&self.workers.syncs, move |fs| {
+            xattrs::remove(fs, inode, name.bytes(), reply);
+        });
     }
 
     fn fallocate(
