@@ -7,6 +7,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "mounted/acls.rs"]
+mod acls;
 #[path = "mounted/command.rs"]
 mod command;
 #[path = "mounted/content.rs"]

@@ -175,7 +175,10 @@ mod tests {
         let named = acl(&[(1, 7, ANY), (2, 6, 1000), (4, 7, ANY), (16, 5, ANY), (32, 1, ANY)]);
         assert!(!named.is_mode());
         assert_eq!(named.mode(), 0o751);
-        assert_eq!(named.to_bytes(), bytes(&[(1, 7, ANY), (2, 6, 1000), (4, 7, ANY), (16, 5, ANY), (32, 1, ANY)]));
+        assert_eq!(
+            named.to_bytes(),
+            bytes(&[(1, 7, ANY), (2, 6, 1000), (4, 7, ANY), (16, 5, ANY), (32, 1, ANY)])
+        );
     }
 
     #[test]
@@ -207,7 +210,10 @@ mod tests {
     fn chmod_changes_the_mask_where_there_is_one() {
         let named = acl(&[(1, 7, ANY), (4, 5, ANY), (8, 7, 100), (16, 7, ANY), (32, 0, ANY)]);
         let changed = named.with_mode(0o100_641);
-        assert_eq!(changed, acl(&[(1, 6, ANY), (4, 5, ANY), (8, 7, 100), (16, 4, ANY), (32, 1, ANY)]));
+        assert_eq!(
+            changed,
+            acl(&[(1, 6, ANY), (4, 5, ANY), (8, 7, 100), (16, 4, ANY), (32, 1, ANY)])
+        );
         assert_eq!(changed.mode(), 0o641);
         let plain = acl(&[(1, 7, ANY), (4, 7, ANY), (32, 7, ANY)]).with_mode(0o421);
         assert_eq!(plain.mode(), 0o421);
@@ -218,7 +224,10 @@ mod tests {
         // posix_acl_create: each class is cut by the bits that were asked for, the group class at the mask.
         let default = acl(&[(1, 7, ANY), (2, 7, 1000), (4, 5, ANY), (16, 6, ANY), (32, 4, ANY)]);
         let file = default.clone().inherited(0o666);
-        assert_eq!(file, acl(&[(1, 6, ANY), (2, 7, 1000), (4, 5, ANY), (16, 6, ANY), (32, 4, ANY)]));
+        assert_eq!(
+            file,
+            acl(&[(1, 6, ANY), (2, 7, 1000), (4, 5, ANY), (16, 6, ANY), (32, 4, ANY)])
+        );
         assert_eq!(file.mode(), 0o664);
         assert_eq!(default.inherited(0o700).mode(), 0o700);
         let plain = acl(&[(1, 7, ANY), (4, 5, ANY), (32, 0, ANY)]).inherited(0o666);

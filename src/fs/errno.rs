@@ -53,6 +53,9 @@ pub enum FsError {
     /// The filesystem does not hold nodes or links of this kind (mknod(2), link(2): `EPERM`).
     #[error("not permitted")]
     NotPermitted,
+    /// A default access control list of anything but a directory (`EACCES`, as the kernel has it).
+    #[error("access denied")]
+    AccessDenied,
     /// An extended attribute's value is longer than any may be (setxattr(2)), or the list of all names.
     #[error("too big")]
     TooBig,
@@ -79,6 +82,7 @@ impl FsError {
             FsError::IsASymlink => libc::ELOOP,
             FsError::NoDevice => libc::ENXIO,
             FsError::NotPermitted => libc::EPERM,
+            FsError::AccessDenied => libc::EACCES,
             FsError::TooBig => libc::E2BIG,
             FsError::OutOfRange => libc::ERANGE,
             FsError::NotSupported => libc::EOPNOTSUPP,
@@ -99,6 +103,7 @@ impl FsError {
             | FsError::IsASymlink
             | FsError::NoDevice
             | FsError::NotPermitted
+            | FsError::AccessDenied
             | FsError::TooBig
             | FsError::OutOfRange
             | FsError::NotSupported

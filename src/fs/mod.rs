@@ -14,6 +14,8 @@
 //!
 //! Locks: the tables lock for a lookup or an insertion, never across a call into the store.
 
+mod acl;
+mod acls;
 mod attr;
 mod caller;
 mod dirs;

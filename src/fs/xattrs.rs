@@ -5,6 +5,7 @@ use crate::backing::Backing;
 use crate::format::{EntryId, EntryKind};
 use crate::store::SetXattr;
 
+use super::acl::{ACCESS, DEFAULT};
 use super::caller::Caller;
 use super::errno::of_inode;
 use super::{FileSystem, FsError, NAME_MAX, Result};
@@ -12,7 +13,7 @@ use super::{FileSystem, FsError, NAME_MAX, Result};
 /// Longest value, and longest listing of names, in bytes: the kernel's.
 const XATTR_LEN_MAX: usize = 65536;
 
-/// The namespaces that are kept. `system.*` is the kernel's own to fill.
+/// The namespaces that are kept. Of `system.*`, which is the kernel's own to fill, only the access control lists are.
 const NAMESPACES: [&[u8]; 3] = [USER, b"security.", TRUSTED];
 const USER: &[u8] = b"user.";
 const TRUSTED: &[u8] = b"trusted.";
@@ -47,8 +48,18 @@ impl<B: Backing> FileSystem<B> {
     }
 
     /// setxattr(2) with its flags.
-    pub fn setxattr(&self, ino: EntryId, name: &[u8], value: &[u8], flags: i32) -> Result<()> {
+    pub fn setxattr(
+        &self,
+        ino: EntryId,
+        name: &[u8],
+        value: &[u8],
+        flags: i32,
+        caller: Caller,
+    ) -> Result<()> {
         check_xattr_name(name)?;
+        if is_acl(name) {
+            return self.set_acl(&self.node(ino)?, name, value, caller);
+        }
         if value.len() > XATTR_LEN_MAX {
             return Err(FsError::TooBig);
         }
@@ -68,11 +79,21 @@ impl<B: Backing> FileSystem<B> {
     /// removexattr(2).
     pub fn removexattr(&self, ino: EntryId, name: &[u8]) -> Result<()> {
         check_xattr_name(name)?;
+        if is_acl(name) {
+            return self.remove_acl(&self.node(ino)?, name);
+        }
         of_inode(self.store.remove_xattr(&self.node(ino)?, name))
     }
 }
 
+fn is_acl(name: &[u8]) -> bool {
+    name == ACCESS || name == DEFAULT
+}
+
 fn check_xattr_name(name: &[u8]) -> Result<()> {
+    if is_acl(name) {
+        return Ok(());
+    }
     if name.is_empty() || name.len() > NAME_MAX {
         return Err(FsError::OutOfRange);
     }

@@ -211,8 +211,8 @@ fn file_flags(flags: OpenFlags) -> FopenFlags {
 const DIR_FLAGS: FopenFlags = FopenFlags::FOPEN_KEEP_CACHE.union(FopenFlags::FOPEN_CACHE_DIR);
 
 /// Asked for where the kernel offers it. Left out on purpose: POSIX_LOCKS and FLOCK_LOCKS (the kernel's
-/// local locks serve), AUTO_INVAL_DATA (nothing changes behind its back), POSIX_ACL with DONT_MASK.
-const CAPABILITIES: [InitFlags; 9] = [
+/// local locks serve), AUTO_INVAL_DATA (nothing changes behind its back).
+const CAPABILITIES: [InitFlags; 11] = [
     InitFlags::FUSE_WRITEBACK_CACHE,
     InitFlags::FUSE_MAX_PAGES,
     InitFlags::FUSE_PARALLEL_DIROPS,
@@ -222,6 +222,9 @@ const CAPABILITIES: [InitFlags; 9] = [
     InitFlags::FUSE_ATOMIC_O_TRUNC,
     InitFlags::FUSE_HANDLE_KILLPRIV_V2,
     InitFlags::FUSE_ASYNC_DIO,
+    // The kernel enforces access control lists, and leaves the umask to us: it does not count under a default one.
+    InitFlags::FUSE_POSIX_ACL,
+    InitFlags::FUSE_DONT_MASK,
 ];
 
 impl<B: Backing> Filesystem for Adapter<B> {
@@ -666,7 +669,7 @@ impl<B: Backing> Filesystem for Adapter<B> {
 
     fn setxattr(
         &self,
-        _request: &Request,
+        request: &Request,
         inode: INodeNo,
         name: &OsStr,
         value: &[u8],
@@ -674,9 +677,9 @@ impl<B: Backing> Filesystem for Adapter<B> {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        let (name, value) = (Name::new(name), value.to_vec());
+        let (name, value, how) = (Name::new(name), value.to_vec(), (flags, caller(request)));
         self.in_worker(&self.workers.syncs, move |fs| {
-            xattrs::set(fs, inode, name.bytes(), &value, flags, reply);
+            xattrs::set(fs, inode, name.bytes(), &value, how, reply);
         });
     }
 

@@ -14,10 +14,10 @@ pub(super) fn set<B: Backing>(
     inode: INodeNo,
     name: &[u8],
     value: &[u8],
-    flags: i32,
+    (flags, caller): (i32, Caller),
     reply: ReplyEmpty,
 ) {
-    let done = entry_id(inode).and_then(|id| fs.setxattr(id, name, value, flags));
+    let done = entry_id(inode).and_then(|id| fs.setxattr(id, name, value, flags, caller));
     empty("setxattr", inode, done, reply);
 }
 

@@ -145,6 +145,15 @@ impl<B: Backing> Store<B> {
         node.xattrs.lock().none || matches!(node.place.lock().home, Home::Pending)
     }
 
+    /// Whether `node` has extended attributes at all. Asked of the disk once, where it has none.
+    pub fn has_xattrs(&self, node: &Arc<Node<B>>) -> Result<bool> {
+        let node = node.inode();
+        if let Body::Damaged = &node.body {
+            return Ok(false);
+        }
+        Ok(!node.xattr_keys(&self.core)?.is_empty())
+    }
+
     /// The value of an extended attribute.
     ///
     /// # Errors

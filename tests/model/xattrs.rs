@@ -27,7 +27,7 @@ impl Driver {
     ) -> Result<(), Different> {
         let name = name_of(which);
         let value = vec![len as u8; len];
-        let real = self.fs.setxattr(ino, &name, &value, flags);
+        let real = self.fs.setxattr(ino, &name, &value, flags, super::driver::CALLER);
         let model = self.model.node_mut(node);
         let mut refusal = Vec::new();
         if name.starts_with(b"system.") {
