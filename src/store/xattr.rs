@@ -207,7 +207,7 @@ impl<B: Backing> Store<B> {
         }
         let key = xattr_name(&self.core.keys, node.id(), name);
         let sealed = seal_xattr(&self.core.keys, node.id(), name, value, &*self.core.entropy);
-        self.change_xattr(node, &key, Some(sealed), |exists| match how {
+        self.change_xattr(node, &key, Some(&sealed), |exists| match how {
             SetXattr::Create if exists => Err(StoreError::AlreadyExists),
             SetXattr::Replace if !exists => Err(StoreError::NoAttribute),
             SetXattr::Any | SetXattr::Create | SetXattr::Replace => Ok(()),
@@ -234,7 +234,7 @@ impl<B: Backing> Store<B> {
         &self,
         node: &Arc<Node<B>>,
         key: &[u8],
-        sealed: Option<Vec<u8>>,
+        sealed: Option<&[u8]>,
         check: impl Fn(bool) -> Result<()>,
     ) -> Result<()> {
         if self.core.options.read_only {
@@ -243,13 +243,13 @@ impl<B: Backing> Store<B> {
         if let Body::Dir(body) = &node.body {
             let mut state = body.state.lock();
             check(node.sealed_xattr(&self.core, key)?.is_some())?;
-            self.put_xattr(node, key, sealed.as_deref())?;
+            self.put_xattr(node, key, sealed)?;
             state.touch_attr(self.core.now());
             return Ok(());
         }
         self.hold_home(node, || {
             check(node.sealed_xattr(&self.core, key)?.is_some())?;
-            self.put_xattr(node, key, sealed.as_deref())?;
+            self.put_xattr(node, key, sealed)?;
             let now = self.core.now();
             let mut state = node.file()?.state.write();
             node.note_changed(now);

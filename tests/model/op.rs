@@ -317,7 +317,6 @@ impl Op {
             34..=37 => Op::space(rng, handle),
             38..=40 => Op::Seek { handle, offset: rng.offset() },
             41..=44 => Op::Append { handle, len: rng.len(), fill: rng.below(256) as u8 },
-            45 => Op::xattr(rng, dir, name),
             46..=48 => Op::Read { handle, offset: rng.offset(), len: rng.len() },
             49..=51 => Op::HandleTruncate { handle, size: rng.offset() },
             52..=53 => Op::Truncate { dir, name, size: rng.offset() },
@@ -339,7 +338,7 @@ impl Op {
                 Op::Rename { from: (dir, name), to, mode }
             }
             87 => Op::List { dir },
-            86 => Op::xattr(rng, dir, name),
+            45 | 86 => Op::xattr(rng, dir, name),
             88..=89 => Op::Chmod { dir, name, mode: rng.below(0o10_000) as u32 | 0o400 },
             90 => Op::Chown { dir, name, uid: rng.below(3) as u32, gid: rng.below(3) as u32 },
             91..=92 => Op::Utimens {
