@@ -4,6 +4,7 @@
 usage: manifest.py DIRECTORY [without-owner]
 """
 
+import errno
 import hashlib
 import os
 import stat
@@ -33,6 +34,10 @@ def attributes(path):
         return [(n, os.getxattr(path, n, follow_symlinks=False).hex()) for n in names]
     except PermissionError:
         return "unreadable"
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:
+            raise
+        return []
 
 
 def line(path, shown, links, with_owner):

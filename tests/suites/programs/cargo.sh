@@ -20,4 +20,4 @@ cd program
 # Nothing is built again: cargo compares times.
 cargo build --offline --locked 2>&1 | tee ../built
 (! grep -q Compiling ../built)
-target/debug/program | grep -qx '{"said":"forty-three","times":[1,2,3]}'
+target/debug/program | grep -Fqx '{"said":"forty-three","times":[1,2,3]}'
