@@ -43,7 +43,9 @@ if [ "$1" = make ]; then
     start
     [ "$(query 'select count(*) from pgbench_history')" -ge "$kept" ]
     sound
-    query 'create table t as select i, md5(i::text) as h from generate_series(1, 100000) i; vacuum full pgbench_accounts; checkpoint'
+    query 'create table t as select i, md5(i::text) as h from generate_series(1, 100000) i'
+    query 'vacuum full pgbench_accounts'
+    query checkpoint
     pg_ctl stop -s -m fast
     rm -rf socket
 fi

@@ -24,4 +24,4 @@ status=0
 venv/bin/akin || status=$?
 [ "$status" = 42 ]
 venv/bin/python -m pip check --disable-pip-version-check
-venv/bin/python -m pip list --disable-pip-version-check | grep -q akin
+venv/bin/python -m pip show -q --disable-pip-version-check akin
