@@ -483,11 +483,18 @@ def assemble(layers: list[Layer]) -> list[Piece]:
 class Entry:
     kind: int
     id: int
+    # The file in .akasha/inodes, if this is one of its names; else 0.
+    inode: int
     replaces: int
     rdev: int
     name: bytes
     backing: bytes
     shown: bytes = b""
+
+    @property
+    def file(self) -> int:
+        """The id of what it shows."""
+        return self.inode or self.id
 
 
 @dataclass
@@ -500,10 +507,17 @@ def parse_entry(plain: bytes, backing: bytes) -> Entry:
     if len(plain) < 32 or len(plain) % 16:
         raise Damaged("a sealed entry of no length")
     version, kind, flags, entry, replaces = struct.unpack_from("<BBBQQ", plain)
-    device = kind in DEVICES
-    text = plain[27 if device else 19 :]
+    device, linked = kind in DEVICES, bool(flags & 2) and kind != DIRECTORY
+    numbers = int(device) + int(linked)
+    if len(plain) < 19 + 8 * numbers:
+        raise Damaged("a sealed entry of no length")
+    read = list(struct.unpack_from(f"<{numbers}Q", plain, 19))
+    text = plain[19 + 8 * numbers :]
     name = text.rstrip(b"\0")
-    sane = version == 1 and kind in KINDS and flags == int(device)
+    inode = read.pop(0) if linked else 0
+    rdev = read.pop(0) if device else 0
+    sane = version == 1 and kind in KINDS and flags == int(device) + 2 * int(linked)
+    sane = sane and (not linked or (valid_id(inode) and inode not in (ROOT_ID, entry)))
     sane = sane and valid_id(entry) and entry != ROOT_ID
     sane = sane and (replaces == 0 or valid_id(replaces)) and replaces not in (ROOT_ID, entry)
     sane = sane and name.endswith(b"\x80") and len(text) - len(name) < 16
@@ -511,8 +525,7 @@ def parse_entry(plain: bytes, backing: bytes) -> Entry:
     sane = sane and 1 <= len(name) <= 255 and not set(name) & {0, 0x2F} and name not in (b".", b"..")
     if not sane:
         raise Damaged("a sealed entry that no writer makes")
-    rdev = struct.unpack_from("<Q", plain, 19)[0] if device else 0
-    return Entry(kind, entry, replaces, rdev, name, backing)
+    return Entry(kind, entry, inode, replaces, rdev, name, backing)
 
 
 def show(path: bytes) -> str:
@@ -553,11 +566,7 @@ class Vault:
             self.root = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
             self.control = open_dir(self.root, b".akasha")
             config = open_file(self.control, b"vault.toml")
-            try:
-                self.older = open_dir(self.control, b"layers")
-            except FileNotFoundError:
-                # Backup tools drop empty directories: then there is nothing in it to be missed, or it is missed below.
-                self.older = self.control
+            self.older, self.inodes = self.subdir(b"layers"), self.subdir(b"inodes")
         except OSError as error:
             raise Refused(EXIT_NO_VAULT, f"{path}: not a vault: {error.strerror}") from error
         self.lock(path)
@@ -565,6 +574,14 @@ class Vault:
             self.keys = unlock(file.read(65_537), password)
         content_cipher(self.keys.cipher, bytes(32))
         self.seen: dict[int, bytes] = {}
+        self.named: set[int] = set()
+
+    def subdir(self, name: bytes) -> int:
+        try:
+            return open_dir(self.control, name)
+        except FileNotFoundError:
+            # Backup tools drop empty directories: then there is nothing in it to be missed, or it is missed later.
+            return self.control
 
     def lock(self, path: str) -> None:
         try:
@@ -616,16 +633,24 @@ class Vault:
         return listing
 
     def see(self, entry: Entry, path: bytes) -> None:
-        """An id has one place: a second one is a copy that somebody put back."""
+        """An id has one place, and what has several names has none: the rest are copies that somebody put back."""
+        if entry.inode:
+            self.named.add(entry.inode)
+        if entry.id in self.named or entry.inode in self.seen:
+            raise Damaged("it is a file with one name and one with several")
         before = self.seen.setdefault(entry.id, path)
         if before != path:
             raise Damaged(f"it is also {show(before)}")
+
+    def home(self, entry: Entry, dir_fd: int) -> tuple[int, bytes]:
+        """The directory and the name of the top of what an entry shows."""
+        return (self.inodes, b"%016x" % entry.inode) if entry.inode else (dir_fd, entry.backing)
 
     def layers(self, entry: Entry, dir_fd: int) -> list[Layer]:
         """The verified layers of a file, newest first. The caller closes their descriptors."""
         layers: list[Layer] = []
         try:
-            top = self.open_layer(dir_fd, entry.backing, "its top", entry)
+            top = self.open_layer(*self.home(entry, dir_fd), "its top", entry)
             layers.append(top)
             if top.role != ROLE_VERSION:
                 raise Damaged("its top is no version of a file")
@@ -648,7 +673,7 @@ class Vault:
             raise Damaged(f"{name}: {error.strerror}") from error
         try:
             layer = Layer(self.keys, fd, name)
-            if layer.entry != entry.id:
+            if layer.entry != entry.file:
                 raise Damaged(f"{name} holds another entry's content")
             return layer
         except BaseException:
@@ -677,10 +702,10 @@ class Vault:
         """Permission bits: of the backing object, unless a sealed attribute knows better."""
         bits = stat.S_IMODE(os.fstat(fd).st_mode)
         padded = MODE_ATTRIBUTE + b"\x80" + bytes(-(len(MODE_ATTRIBUTE) + 1) % 16)
-        name = to_base64url(self.keys.xattr_names.encrypt(padded, [b"xattr", u64(entry.id)]))
+        name = to_base64url(self.keys.xattr_names.encrypt(padded, [b"xattr", u64(entry.file)]))
         try:
             value = os.getxattr(fd, b"user.akasha." + name)
-            aad = u64(entry.id) + MODE_ATTRIBUTE
+            aad = u64(entry.file) + MODE_ATTRIBUTE
             plain = xchacha20_open(self.keys.xattr_values, value[:24], value[24:], aad)
             return struct.unpack("<I", plain)[0] & 0o7777
         except (OSError, InvalidTag, ValueError, struct.error):
@@ -714,6 +739,9 @@ class Reader:
 
     def __init__(self, vault: Vault) -> None:
         self.vault, self.damaged = vault, 0
+        # Of files with several names the first one that was exported, and the directory that it is relative to.
+        self.exported: dict[int, bytes] = {}
+        self.target: int | None = None
 
     def report(self, path: bytes, why: str) -> None:
         self.damaged += 1
@@ -781,8 +809,14 @@ class Reader:
             self.report(path, str(error))
 
     def export(self, directory: int, dir_fd: int, target: int, path: bytes = b"") -> None:
+        if self.target is None:
+            self.target = target
         for entry, parent, full in self.walk(directory, dir_fd, path):
             try:
+                if entry.inode in self.exported:
+                    first = self.exported[entry.inode]
+                    os.link(first, entry.shown, src_dir_fd=self.target, dst_dir_fd=target, follow_symlinks=False)
+                    continue
                 if entry.kind == DIRECTORY:
                     self.export_dir(entry, parent, target, full)
                 elif entry.kind == SYMLINK:
@@ -795,6 +829,9 @@ class Reader:
                     os.mkfifo(entry.shown, 0o600, dir_fd=target)
                 else:
                     self.report(full, f"a {KINDS[entry.kind]} is not exported")
+                    continue
+                if entry.inode:
+                    self.exported[entry.inode] = full
             except (Damaged, ValueError) as error:
                 self.report(full, str(error))
 
@@ -820,7 +857,7 @@ class Reader:
                 while data:
                     data = data[os.write(out, data) :]
             os.ftruncate(out, size)
-            source = open_file(parent, entry.backing)
+            source = open_file(*self.home(entry, parent))
             try:
                 give(out, source, self.vault.mode(entry, source))
             finally:

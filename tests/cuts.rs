@@ -6,6 +6,8 @@
 
 #[path = "cuts/faulty.rs"]
 mod faulty;
+#[path = "cuts/linked.rs"]
+mod linked;
 #[path = "cuts/oracle.rs"]
 mod oracle;
 #[path = "cuts/script.rs"]
@@ -277,6 +279,69 @@ fn a_cut_in_a_random_script_leaves_every_file_old_or_new() {
     let len = number("AKASHA_OPS").unwrap_or(80) as usize;
     let scripts = (first..first + count).map(|seed| scripts::random(seed, len)).collect();
     torture_all(scripts, Effort { cuts: 10, rules: 6 });
+}
+
+/// Tries cuts of a script of hard links.
+fn torture_linked(name: &str, ops: &[linked::Op], effort: Effort) -> Vec<String> {
+    let mut whole = linked::Run::new();
+    let before = whole.disk.operations();
+    if let Err(what) = caught(|| whole.run(ops)) {
+        return vec![format!("AKASHA_SCRIPT='{name}' without a cut: {what}\n{ops:?}")];
+    }
+    let after = whole.disk.operations();
+    let all = env("AKASHA_CUTS").is_some_and(|cuts| cuts == "all");
+    let dice = SeededEntropy::new(after);
+    let mut cuts: Vec<u64> = match number("AKASHA_CUT") {
+        Some(only) => vec![only],
+        None => (before..=after).collect(),
+    };
+    while !all && cuts.len() > effort.cuts {
+        cuts.swap_remove(dice.next_u64() as usize % cuts.len());
+    }
+    let mut failures = Vec::new();
+    for cut in cuts {
+        let place = format!("AKASHA_SCRIPT='{name}' AKASHA_CUT={cut}");
+        let mut run = linked::Run::new();
+        run.disk.cut_at(cut);
+        run.talks = number("AKASHA_CUT").is_some();
+        if let Err(what) = caught(|| run.run(ops)) {
+            failures.push(format!("{place}: {what}"));
+            continue;
+        }
+        let mut rules = CrashRule::battery(
+            run.disk.pending_changes(),
+            cut..cut + number("AKASHA_SEEDS").unwrap_or(4),
+        );
+        while !all && rules.len() > effort.rules {
+            rules.swap_remove(2 + dice.next_u64() as usize % (rules.len() - 2));
+        }
+        for rule in rules {
+            if let Err(what) = caught(|| linked::judge(&run, &rule)) {
+                failures.push(format!("{place} AKASHA_RULE='{rule:?}': {what}"));
+            }
+        }
+    }
+    failures
+}
+
+#[test]
+fn a_cut_leaves_hard_links_whole() {
+    let mut failures = Vec::new();
+    let wanted = |name: &str| env("AKASHA_SCRIPT").is_none_or(|wanted| wanted == name);
+    for (name, ops) in linked::written() {
+        if wanted(name) {
+            failures.extend(torture_linked(name, &ops, Effort { cuts: 40, rules: 8 }));
+        }
+    }
+    let first = number("AKASHA_FIRST").unwrap_or(1);
+    for seed in first..first + number("AKASHA_RUNS").unwrap_or(20) {
+        let name = format!("random {seed}");
+        if wanted(&name) {
+            let ops = linked::random(seed, 40);
+            failures.extend(torture_linked(&name, &ops, Effort { cuts: 12, rules: 6 }));
+        }
+    }
+    report(&failures, &Tally::default());
 }
 
 #[test]

@@ -426,7 +426,14 @@ fn a_tail_that_contradicts_its_layer_is_not_sealed() {
 }
 
 fn entry(name: &[u8]) -> Entry {
-    Entry { kind: EntryKind::File, id: id(77), replaces: None, rdev: None, name: name.to_vec() }
+    Entry {
+        kind: EntryKind::File,
+        id: id(77),
+        inode: None,
+        replaces: None,
+        rdev: None,
+        name: name.to_vec(),
+    }
 }
 
 /// What an entry's sealed form is, wherever it stands.
@@ -525,6 +532,9 @@ fn an_entry_that_no_reader_would_take_is_not_sealed() {
     refused(&Entry { replaces: Some(EntryId::ROOT), ..entry(b"a") });
     refused(&Entry { replaces: Some(entry(b"a").id), ..entry(b"a") });
     refused(&Entry { rdev: Some(1), ..entry(b"a") });
+    refused(&Entry { inode: Some(EntryId::ROOT), ..entry(b"a") });
+    refused(&Entry { inode: Some(entry(b"a").id), ..entry(b"a") });
+    refused(&Entry { inode: Some(id(5)), kind: EntryKind::Dir, ..entry(b"a") });
     refused(&Entry { kind: EntryKind::CharDevice, ..entry(b"a") });
 }
 

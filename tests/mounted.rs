@@ -17,6 +17,8 @@ mod crash;
 mod edges;
 #[path = "mounted/harness.rs"]
 mod harness;
+#[path = "mounted/links.rs"]
+mod links;
 #[path = "mounted/programs.rs"]
 mod programs;
 #[path = "mounted/space.rs"]

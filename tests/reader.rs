@@ -18,14 +18,18 @@ use std::sync::{Arc, OnceLock};
 use akasha::crypto::Cipher;
 use akasha::format::OpenVault;
 
-use gallery::{PASSWORD, build};
+use gallery::{PASSWORD, build, build_with_links};
 use shown::{Shown, Tree, by_store, on_disk};
 
-/// Vaults that every later version must open: cipher, log2 of the block length, seed.
-const FROZEN: [(&str, Cipher, u8, u64); 3] = [
-    ("v1-chacha20-poly1305", Cipher::ChaCha20Poly1305, 12, 101),
-    ("v1-aes-256-gcm", Cipher::Aes256Gcm, 13, 102),
-    ("v1-aes-256-gcm-siv", Cipher::Aes256GcmSiv, 12, 103),
+/// Makes a vault at a place and says what it shows.
+type Build = fn(&Path, Cipher, u8, u64) -> Tree;
+
+/// Vaults that every later version must open: how they are made, cipher, log2 of the block length, seed.
+const FROZEN: [(&str, Build, Cipher, u8, u64); 4] = [
+    ("v1-chacha20-poly1305", build, Cipher::ChaCha20Poly1305, 12, 101),
+    ("v1-aes-256-gcm", build, Cipher::Aes256Gcm, 13, 102),
+    ("v1-aes-256-gcm-siv", build, Cipher::Aes256GcmSiv, 12, 103),
+    ("v1-links", build_with_links, Cipher::ChaCha20Poly1305, 12, 104),
 ];
 
 fn vectors() -> PathBuf {
@@ -147,7 +151,7 @@ fn frozen_vaults_open_forever() {
 #[test]
 fn the_frozen_vaults_are_what_this_program_writes() {
     let write = std::env::var_os("AKASHA_WRITE_VECTORS").is_some();
-    for (name, cipher, block_log2, seed) in FROZEN {
+    for (name, build, cipher, block_log2, seed) in FROZEN {
         let place = tempfile::tempdir().unwrap();
         let built = place.path().join("vault");
         let tree = build(&built, cipher, block_log2, seed);
@@ -192,8 +196,9 @@ fn store_and_reader_agree_on_every_form() {
             let cipher = *cipher;
             let place = tempfile::tempdir().unwrap();
             let vault = place.path().join("vault");
-            let mut tree = build(&vault, cipher, block_log2, seed);
+            let mut tree = build_with_links(&vault, cipher, block_log2, seed);
             gallery::add_damage(&vault, cipher, block_log2, seed, &mut tree);
+            gallery::add_broken_links(&vault, cipher, block_log2, seed, &mut tree);
             let about = format!("seed {seed}, {cipher}, 2^{block_log2}");
             assert_eq!(shown::list(&by_store(&vault)), shown::list(&tree), "{about}");
             let (exported, code, said) = export(python, &vault);

@@ -21,6 +21,7 @@ const VERSION: u8 = 1;
 /// version, kind, flags, entry id, replaces.
 const FIXED_LEN: usize = 19;
 const FLAG_DEVICE: u8 = 1;
+const FLAG_LINK: u8 = 2;
 const PAD: u8 = 0x80;
 const STEP: usize = 16;
 
@@ -66,8 +67,10 @@ impl EntryKind {
 pub struct Entry {
     /// What it is.
     pub kind: EntryKind,
-    /// The object.
+    /// The object; of one of several names of a file, the name itself.
     pub id: EntryId,
+    /// The file in `.akasha/inodes`, if this is one of its names.
+    pub inode: Option<EntryId>,
     /// A sibling of the same plaintext name that this one takes the place of.
     pub replaces: Option<EntryId>,
     /// Device number, of devices only.
@@ -116,12 +119,16 @@ pub enum NameClass {
 /// # Panics
 /// If no reader would accept the entry: under such a name its file would be lost.
 pub fn seal_entry(keys: &KeyTree, parent: EntryId, entry: &Entry) -> BackingName {
-    let mut plain = Vec::with_capacity(FIXED_LEN + entry.name.len() + 8 + STEP);
+    let mut plain = Vec::with_capacity(FIXED_LEN + 16 + entry.name.len() + STEP);
     plain.push(VERSION);
     plain.push(entry.kind as u8);
-    plain.push(if entry.rdev.is_some() { FLAG_DEVICE } else { 0 });
+    let device = if entry.rdev.is_some() { FLAG_DEVICE } else { 0 };
+    plain.push(device | if entry.inode.is_some() { FLAG_LINK } else { 0 });
     plain.extend_from_slice(&entry.id.get().to_le_bytes());
     plain.extend_from_slice(&entry.replaces.map_or(0, EntryId::get).to_le_bytes());
+    if let Some(inode) = entry.inode {
+        plain.extend_from_slice(&inode.get().to_le_bytes());
+    }
     if let Some(rdev) = entry.rdev {
         plain.extend_from_slice(&rdev.to_le_bytes());
     }
@@ -174,7 +181,9 @@ fn parse_entry(plain: &[u8]) -> Result<Entry, FormatError> {
         .into_iter()
         .find(|kind| *kind as u8 == plain[1])
         .ok_or(FormatError::Entry("kind"))?;
-    if plain[2] != if kind.is_device() { FLAG_DEVICE } else { 0 } {
+    let is_link = plain[2] & FLAG_LINK != 0 && kind != EntryKind::Dir;
+    let flags = |set: bool, flag| if set { flag } else { 0 };
+    if plain[2] != flags(kind.is_device(), FLAG_DEVICE) | flags(is_link, FLAG_LINK) {
         return Err(FormatError::Entry("flags"));
     }
     let id = EntryId::from_raw(u64_at(plain, 3))
@@ -188,13 +197,23 @@ fn parse_entry(plain: &[u8]) -> Result<Entry, FormatError> {
         }
     };
     let mut rest = &plain[FIXED_LEN..];
-    let rdev = if kind.is_device() {
-        let (number, name) = rest.split_first_chunk().ok_or(FormatError::Entry("length"))?;
-        rest = name;
-        Some(u64::from_le_bytes(*number))
-    } else {
-        None
+    let mut number = |is_there: bool| {
+        if !is_there {
+            return Ok(None);
+        }
+        let (number, behind) = rest.split_first_chunk().ok_or(FormatError::Entry("length"))?;
+        rest = behind;
+        Ok(Some(u64::from_le_bytes(*number)))
     };
+    let inode = match number(is_link)? {
+        None => None,
+        Some(raw) => {
+            let inode =
+                EntryId::from_raw(raw).filter(|inode| *inode != EntryId::ROOT && *inode != id);
+            Some(inode.ok_or(FormatError::Entry("inode"))?)
+        }
+    };
+    let rdev = number(kind.is_device())?;
     let end = rest.iter().rposition(|byte| *byte != 0).ok_or(FormatError::Entry("padding"))?;
     if rest[end] != PAD || rest.len() - end > STEP {
         return Err(FormatError::Entry("padding"));
@@ -208,7 +227,7 @@ fn parse_entry(plain: &[u8]) -> Result<Entry, FormatError> {
     if !fine {
         return Err(FormatError::Entry("name"));
     }
-    Ok(Entry { kind, id, replaces, rdev, name: name.to_vec() })
+    Ok(Entry { kind, id, inode, replaces, rdev, name: name.to_vec() })
 }
 
 /// What a name found in the tree is.
@@ -236,6 +255,24 @@ pub fn parse_layer_file_name(name: &[u8]) -> Option<(EntryId, ObjectId)> {
     let entry = EntryId::from_raw(u64::from_str_radix(entry, 16).ok()?)?;
     let layer = ObjectId::from_hex(layer.as_bytes())?;
     (layer_file_name(entry, layer) == name).then_some((entry, layer))
+}
+
+/// The name in `.akasha/inodes` of a file that has several names.
+pub fn inode_file_name(inode: EntryId) -> Vec<u8> {
+    format!("{:016x}", inode.get()).into_bytes()
+}
+
+/// The name in `.akasha/inodes` of the stub that all names of a file are native links of.
+pub fn stub_file_name(inode: EntryId) -> Vec<u8> {
+    format!("{:016x}.stub", inode.get()).into_bytes()
+}
+
+/// The file that a name in `.akasha/inodes` belongs to.
+pub fn parse_inode_name(name: &[u8]) -> Option<EntryId> {
+    let text = std::str::from_utf8(name).ok()?;
+    let hex = text.strip_suffix(".stub").unwrap_or(text);
+    let inode = EntryId::from_raw(u64::from_str_radix(hex, 16).ok()?)?;
+    (inode_file_name(inode) == hex.as_bytes()).then_some(inode)
 }
 
 /// A fresh name in `.akasha/tmp`: `t` and 32 hex digits.
@@ -327,10 +364,10 @@ mod tests {
         for kind in [0, 8, 255] {
             refused(&plain(1, kind, 0, 2, 0, b"a"), "kind");
         }
-        for flags in [1, 2, 128] {
+        for flags in [1, 3, 4, 128] {
             refused(&plain(1, 1, flags, 2, 0, b"a"), "flags");
         }
-        for flags in [0, 2, 3] {
+        for flags in [0, 2, 4, 5] {
             refused(&plain(1, 7, flags, 2, 0, b"12345678a"), "flags");
         }
     }

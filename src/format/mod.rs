@@ -12,14 +12,15 @@ mod xattr;
 
 pub use config::{OpenVault, VaultConfig};
 pub use entry::{
-    BackingName, Entry, EntryKind, NameClass, Sidecar, classify_name, is_temp_name,
-    layer_file_name, long_name, open_entry, parse_layer_file_name, seal_entry, temp_file_name,
+    BackingName, Entry, EntryKind, NameClass, Sidecar, classify_name, inode_file_name,
+    is_temp_name, layer_file_name, long_name, open_entry, parse_inode_name, parse_layer_file_name,
+    seal_entry, stub_file_name, temp_file_name,
 };
 pub use geometry::{Geometry, HEADER_LEN, LengthClass, SLOTS_MAX, TAIL_LEN};
 pub use ids::{EntryId, ObjectId, TailTag, VaultId};
 pub use layer::{Form, LayerKey, LayerSealer, Role, SealedEnd, SlotRun, Tail, TailFields};
 pub use map::{Extent, LayerMap, Parent, Source};
-pub use stub::{STUB_LEN, open_stub, seal_stub};
+pub use stub::{STUB_LEN, Stub, open_stub, seal_stub};
 pub use xattr::{MODE_ATTRIBUTE, open_xattr, seal_xattr, xattr_name};
 
 /// Bytes that are not what the format says.

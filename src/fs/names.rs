@@ -103,6 +103,24 @@ impl<B: Backing> FileSystem<B> {
         self.remember(&node)
     }
 
+    /// link(2): one more name for a file of any kind; counts a lookup.
+    ///
+    /// # Errors
+    /// [`FsError::NotPermitted`] for directories, and where the vault's filesystem has no hard links.
+    pub fn link(&self, ino: EntryId, parent: EntryId, name: &[u8]) -> Result<Attr> {
+        check_name(name)?;
+        let node = self.node(ino)?;
+        let dir = self.node(parent)?;
+        match self.store.link(&node, &dir, name) {
+            Err(StoreError::IsADirectory | StoreError::NotSupported) => {
+                return Err(FsError::NotPermitted);
+            }
+            linked => linked?,
+        }
+        self.note_change();
+        self.remember(&node)
+    }
+
     /// readlink(2).
     pub fn readlink(&self, ino: EntryId) -> Result<Vec<u8>> {
         let node = self.node(ino)?;

@@ -410,9 +410,14 @@ impl<B: Backing> Filesystem for Adapter<B> {
         }
     }
 
-    fn link(&self, _: &Request, inode: INodeNo, _: INodeNo, _: &OsStr, reply: ReplyEntry) {
-        // link(2): EPERM, "the filesystem does not support the creation of hard links".
-        reply.error(refuse("link", inode, &FsError::NotPermitted));
+    fn link(&self, _: &Request, inode: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let (ttl, name) = (self.cache_time, Name::new(name));
+        self.with_dir(parent, move |fs| {
+            let made = entry_id(inode)
+                .and_then(|ino| Ok((ino, entry_id(parent)?)))
+                .and_then(|(ino, dir)| fs.link(ino, dir, name.bytes()));
+            entry("link of", inode, ttl, made, reply);
+        });
     }
 
     fn open(&self, request: &Request, inode: INodeNo, flags: fuser::OpenFlags, reply: ReplyOpen) {

@@ -30,7 +30,7 @@ use super::dirmap::MapEntry;
 use super::error::{Attempt, Result, StoreError};
 use super::finish::{self, Finished, older_spot};
 use super::node::{CommitState, FileBody, FileState, Ghost, Home, Link, Node, TreeSpot};
-use super::tree::{Blocked, Locked, Tried, claim, clone_home};
+use super::tree::{Blocked, Locked, Tried};
 
 /// From this many layers on one syncfs is cheaper than one fsync each.
 const SYNC_ALL_LAYERS: usize = 8;
@@ -51,19 +51,20 @@ pub(super) enum Take {
 }
 
 /// A file on its way through a commit.
-struct Work<'a, B: Backing> {
-    node: &'a Arc<Node<B>>,
-    guard: MutexGuard<'a, CommitState<B>>,
+pub(super) struct Work<'a, B: Backing> {
+    pub node: &'a Arc<Node<B>>,
+    pub guard: MutexGuard<'a, CommitState<B>>,
     /// Changes that the frozen edit covers.
-    covers: u64,
+    pub covers: u64,
 }
 
 impl<B: Backing> Store<B> {
     /// Commits the changes of these files made before the call, as far as `take` says, and the names they wait to take.
     /// Their bytes are durable on return, their names after [`Store::sync_path`].
     pub(super) fn commit(&self, nodes: &[Arc<Node<B>>], take: Take) -> Result<()> {
+        let nodes = nodes.iter().map(Node::inode);
         let targets: Vec<(Arc<Node<B>>, u64)> =
-            nodes.iter().map(|node| (Arc::clone(node), changes(node))).collect();
+            nodes.map(|node| (Arc::clone(node), changes(node))).collect();
         let mut first: Vec<Arc<Node<B>>> = Vec::new();
         for _ in 0..ROUNDS {
             let mut waiting: Vec<Arc<Node<B>>> = targets
@@ -96,7 +97,12 @@ impl<B: Backing> Store<B> {
         for node in nodes {
             let Ok(body) = node.file() else { continue };
             let mut guard = body.commit.lock();
-            match self.freeze_and_seal(node, body, take, &mut guard) {
+            let sealed = self.freeze_and_seal(node, body, take, &mut guard);
+            let sealed = sealed.and_then(|covers| {
+                self.prepare_stub(node, &mut guard)?;
+                Ok(covers)
+            });
+            match sealed {
                 Ok(covers) => works.push(Work { node, guard, covers }),
                 Err(error) => {
                     first_error.get_or_insert(error);
@@ -106,6 +112,7 @@ impl<B: Backing> Store<B> {
         self.sync_layers(&mut works, &mut first_error);
         let mut in_the_way = Vec::new();
         let mut works = VecDeque::from(works);
+        self.publish_inodes(&mut works, &mut first_error);
         let mut stuck = 0;
         while let Some(mut work) = works.pop_front() {
             match self.publish(work.node, &mut work.guard, work.covers) {
@@ -115,7 +122,7 @@ impl<B: Backing> Store<B> {
                     stuck += 1;
                     works.push_back(work);
                 }
-                Ok(Some(other)) => in_the_way.push(other),
+                Ok(Some(other)) => in_the_way.push(Arc::clone(other.inode())),
                 Err(error) => {
                     first_error.get_or_insert(error);
                 }
@@ -142,7 +149,7 @@ impl<B: Backing> Store<B> {
             })?;
         }
         // What moves is moved with what it holds: a half-written file that somebody waits for is somebody's wish.
-        let moves = node.place.lock().away;
+        let moves = node.is_to_move();
         let (frozen, covers) = {
             let _alone = body.gate.write();
             let mut state = body.state.write();
@@ -172,7 +179,12 @@ impl<B: Backing> Store<B> {
 
     /// Makes the bytes of all layers durable: one by one, or all at once.
     fn sync_layers(&self, works: &mut Vec<Work<'_, B>>, first_error: &mut Option<StoreError>) {
-        let layers = works.iter().filter(|work| work.guard.finished.is_some()).count();
+        let layers = works
+            .iter()
+            .map(|work| {
+                usize::from(work.guard.finished.is_some()) + usize::from(work.guard.stub.is_some())
+            })
+            .sum::<usize>();
         if layers >= SYNC_ALL_LAYERS && self.core.backing.sync_all_is_sound() {
             for work in works.iter() {
                 if let Some(finished) = &work.guard.finished
@@ -193,9 +205,11 @@ impl<B: Backing> Store<B> {
             return;
         }
         works.retain_mut(|work| {
-            let Some(finished) = &work.guard.finished else { return true };
-            let synced = finished.layer.file().and_then(|file| file.sync().attempt("sync a layer"));
-            match synced {
+            let stub = work.guard.stub.as_ref().map(|stub| stub.file.sync().attempt("sync a stub"));
+            let finished = work.guard.finished.as_ref().map(|finished| {
+                finished.layer.file().and_then(|file| file.sync().attempt("sync a layer"))
+            });
+            match stub.into_iter().chain(finished).collect::<Result<()>>() {
                 Ok(()) => true,
                 Err(error) => {
                     self.sync_failed(work.node, &mut work.guard);
@@ -209,6 +223,7 @@ impl<B: Backing> Store<B> {
     /// After a failed sync nothing of the layer can be trusted: it is built again under another id if
     /// everything is still in memory, else the changes are lost and every handle is told so.
     fn sync_failed(&self, node: &Arc<Node<B>>, guard: &mut CommitState<B>) {
+        self.discard_stub(guard);
         if guard.finished.take().is_none() {
             return;
         }
@@ -238,9 +253,13 @@ impl<B: Backing> Store<B> {
         covers: u64,
     ) -> Result<Option<Arc<Node<B>>>> {
         for _ in 0..ROUNDS {
-            let link = node.place.lock().link.clone();
-            let tried = match (clone_home(node), link) {
-                (Home::Gone | Home::Root | Home::Damaged { .. }, _) => {
+            let (home, link, named) = {
+                let place = node.place.lock();
+                (place.home.clone(), place.link.clone(), place.names.is_some())
+            };
+            let tried = match (home, link) {
+                _ if named => self.publish_names(node)?,
+                (Home::Gone | Home::Root | Home::Inode | Home::Damaged { .. }, _) => {
                     guard.finished = None;
                     self.discard(node);
                     return Ok(None);
@@ -268,6 +287,7 @@ impl<B: Backing> Store<B> {
                 Tried::Blocked(Blocked::Sync(dir, change)) => dir.sync_names(&self.core, change)?,
                 Tried::Blocked(Blocked::Settle(dir)) => self.settle(&dir)?,
                 Tried::Blocked(Blocked::Path(dir)) => self.sync_path(&dir)?,
+                Tried::Blocked(Blocked::Layers) => self.sync_layer_names()?,
                 Tried::Blocked(Blocked::Again) => {}
             }
         }
@@ -334,7 +354,7 @@ impl<B: Backing> Store<B> {
             return Ok(Tried::Blocked(Blocked::Again));
         }
         let Some(finished) = guard.finished.as_ref() else { return Ok(Tried::Done(())) };
-        let claim = match claim(&link.dir, &mut state, &link.name) {
+        let claim = match self.claim(&link.dir, &mut state, &link.name) {
             Ok(claim) => claim,
             Err(blocked) => return Ok(Tried::Blocked(blocked)),
         };
@@ -454,7 +474,7 @@ impl<B: Backing> Store<B> {
     }
 
     /// Book-keeping after a rename that waited for a commit was done natively.
-    fn moved_at_last(
+    pub(super) fn moved_at_last(
         &self,
         locked: &mut Locked<'_, B>,
         node: &Arc<Node<B>>,
@@ -481,7 +501,7 @@ impl<B: Backing> Store<B> {
 
     /// Publishes over a top that stays, as the older layer `older`, in one atomic step: the new layer
     /// takes that name first, and then the two are exchanged.
-    fn replace_keeping(
+    pub(super) fn replace_keeping(
         &self,
         finished: &Finished<B>,
         older: &[u8],
@@ -523,7 +543,7 @@ impl<B: Backing> Store<B> {
     }
 
     /// Attributes may have changed since the layer was completed.
-    fn refresh_attr(&self, node: &Arc<Node<B>>, finished: &Finished<B>) -> Result<()> {
+    pub(super) fn refresh_attr(&self, node: &Arc<Node<B>>, finished: &Finished<B>) -> Result<()> {
         let now = finish::attributes(&self.core, node, finished.attr.mtime)?;
         if now == finished.attr {
             return Ok(());
@@ -532,7 +552,12 @@ impl<B: Backing> Store<B> {
     }
 
     /// The new version is the file from now on.
-    fn committed(&self, node: &Arc<Node<B>>, finished: Finished<B>, covers: u64) -> Result<()> {
+    pub(super) fn committed(
+        &self,
+        node: &Arc<Node<B>>,
+        finished: Finished<B>,
+        covers: u64,
+    ) -> Result<()> {
         let body = node.file()?;
         let is_ghost = matches!(node.place.lock().home, Home::Ghost(_));
         let frozen = {
@@ -635,6 +660,7 @@ impl<B: Backing> Store<B> {
         };
         if settle {
             self.restore_touched();
+            self.sync_newly_named();
             self.settle_all();
         }
         self.cache.trim();
@@ -745,7 +771,10 @@ impl<B: Backing> Store<B> {
                 return true;
             }
         }
-        node.place.lock().away
+        let place = node.place.lock();
+        let named = place.names.as_ref().is_some_and(|names| !names.waiting.is_empty());
+        // Names wait until there is something to name.
+        place.away || (named && !matches!(place.home, Home::Pending))
     }
 }
 

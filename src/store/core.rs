@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use crate::backing::{At, AttrChange, Backing};
 use crate::clock::{Clock, Timestamp};
@@ -83,6 +83,8 @@ pub(crate) struct Core<B: Backing> {
     pub tmp: B::Dir,
     /// `.akasha/layers`
     pub layers: B::Dir,
+    /// `.akasha/inodes`
+    pub inodes: B::Dir,
     /// Plaintext bytes buffered in edits, over all files.
     pub buffered: AtomicU64,
     /// The largest commit stamp given or seen.
@@ -90,6 +92,8 @@ pub(crate) struct Core<B: Backing> {
     /// The numbers of the devices seen so far: they are part of the sealed entry, and an id is of one entry for ever.
     /// Devices are few; everything else takes no room here.
     devices: RwLock<HashMap<EntryId, u64>>,
+    /// Names of files with several that backing directories hold and the mount does not show, by file.
+    hidden_names: Mutex<HashMap<EntryId, Vec<EntryId>>>,
     pub open_dirs: Residents<Node<B>>,
     pub open_temps: Residents<LayerTemp<B>>,
     pub open_layers: Residents<Layer<B>>,
@@ -101,6 +105,7 @@ pub(crate) struct ControlDirs<B: Backing> {
     pub control: B::Dir,
     pub tmp: B::Dir,
     pub layers: B::Dir,
+    pub inodes: B::Dir,
 }
 
 /// The vault's keys and fixed parameters.
@@ -133,9 +138,11 @@ impl<B: Backing> Core<B> {
             control: dirs.control,
             tmp: dirs.tmp,
             layers: dirs.layers,
+            inodes: dirs.inodes,
             buffered: AtomicU64::new(0),
             stamp: AtomicU64::new(0),
             devices: RwLock::new(HashMap::new()),
+            hidden_names: Mutex::new(HashMap::new()),
             open_dirs: Residents::new(descriptors / 2),
             open_temps: Residents::new(descriptors / 4),
             open_layers: Residents::new(options.max_mappings),
@@ -231,6 +238,36 @@ impl<B: Backing> Core<B> {
     /// The device number of an entry; `None` of what is no device.
     pub fn device_number(&self, id: EntryId, kind: EntryKind) -> Option<u64> {
         kind.is_device().then(|| self.devices.read().get(&id).copied().unwrap_or(0))
+    }
+
+    /// A published name of `inode` is not shown any more, or was not from the start.
+    pub fn hide_name(&self, inode: EntryId, name: EntryId) {
+        let mut hidden = self.hidden_names.lock();
+        let names = hidden.entry(inode).or_default();
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+
+    /// A published name of `inode` is gone from its backing directory.
+    pub fn forget_name(&self, inode: EntryId, name: EntryId) {
+        let mut hidden = self.hidden_names.lock();
+        if let Some(names) = hidden.get_mut(&inode) {
+            names.retain(|hidden| *hidden != name);
+            if names.is_empty() {
+                hidden.remove(&inode);
+            }
+        }
+    }
+
+    /// Whether the mount does not show the published name `name` of `inode`.
+    pub fn is_hidden_name(&self, inode: EntryId, name: EntryId) -> bool {
+        self.hidden_names.lock().get(&inode).is_some_and(|names| names.contains(&name))
+    }
+
+    /// How many published names of `inode` the mount does not show.
+    pub fn hidden_names(&self, inode: EntryId) -> usize {
+        self.hidden_names.lock().get(&inode).map_or(0, Vec::len)
     }
 
     /// The wall clock.

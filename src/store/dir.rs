@@ -15,7 +15,7 @@ use crate::format::{BackingName, Entry, EntryId, EntryKind, NameClass, classify_
 use super::core::Core;
 use super::dirmap::{DirMap, MapEntry};
 use super::error::{Attempt, Result, StoreError};
-use super::node::{Node, TreeSpot};
+use super::node::{Node, TreeSpot, backing_name};
 
 /// Shortest sealed entry that is too long for a backing name, in bytes.
 const SIDECAR_LEN_MIN: u64 = 256;
@@ -28,6 +28,8 @@ pub(crate) struct DirState<B: Backing> {
     pub map: Option<DirMap>,
     /// What published entries say they replace.
     pub replaces: HashMap<EntryId, EntryId>,
+    /// The files that names here are of: those that have several.
+    pub links: HashMap<EntryId, EntryId>,
     /// The backing names behind the stand-ins for what does not decrypt.
     pub damaged: HashMap<EntryId, Vec<u8>>,
     /// Entries shown under another name than they are sealed under (conflicts).
@@ -91,6 +93,8 @@ pub(crate) enum Doom {
     Sidecar(Vec<u8>),
     /// Every older layer of a file that is gone.
     AllLayers(EntryId),
+    /// A file that lost the last of its several names.
+    Inode(EntryId),
     /// Older layers that the published version no longer refers to.
     Layers(EntryId, Vec<crate::format::ObjectId>),
 }
@@ -100,6 +104,7 @@ impl<B: Backing> DirState<B> {
         DirState {
             map: None,
             replaces: HashMap::new(),
+            links: HashMap::new(),
             damaged: HashMap::new(),
             sealed_as: HashMap::new(),
             under: HashMap::new(),
@@ -143,6 +148,7 @@ impl<B: Backing> DirState<B> {
     pub fn unload(&mut self) {
         self.map = None;
         self.replaces.clear();
+        self.links.clear();
         self.damaged.clear();
         self.sealed_as.clear();
     }
@@ -154,6 +160,25 @@ impl<B: Backing> DirState<B> {
             name: self.sealed_as.get(&id).cloned().unwrap_or_else(|| name.into()),
             replaces: self.replaces.get(&id).copied(),
         }
+    }
+
+    /// The backing name of the entry `id` at `spot`, which is in this directory.
+    pub fn backing_name(
+        &self,
+        core: &Core<B>,
+        spot: &TreeSpot<B>,
+        id: EntryId,
+        kind: EntryKind,
+    ) -> BackingName {
+        let what = Entry {
+            kind,
+            id,
+            inode: self.links.get(&id).copied(),
+            replaces: spot.replaces,
+            rdev: None,
+            name: spot.name.to_vec(),
+        };
+        backing_name(core, spot.dir.id(), what)
     }
 
     /// Shows a new modification time from now on.
@@ -219,7 +244,10 @@ impl<B: Backing> Node<B> {
             match opened {
                 Some(entry) if kind_agrees(entry.kind, raw.kind) => {
                     if let Some(rdev) = entry.rdev {
-                        core.see_device(entry.id, rdev);
+                        core.see_device(entry.inode.unwrap_or(entry.id), rdev);
+                    }
+                    if let Some(inode) = entry.inode {
+                        state.links.insert(entry.id, inode);
                     }
                     entries.push((entry, raw.name));
                 }
@@ -262,6 +290,9 @@ impl<B: Backing> Node<B> {
                 state.doomed.push(Doomed { change, name: Box::default(), what });
             }
             for (entry, backing) in dead.replaced {
+                if let Some(inode) = entry.inode {
+                    core.hide_name(inode, entry.id);
+                }
                 let backing =
                     BackingName { name: backing, sidecar: sidecar_of(core, self.id(), &entry) };
                 state.doomed.push(Doomed {
@@ -393,15 +424,15 @@ fn stray_sidecars(listing: &[RawEntry]) -> Vec<Vec<u8>> {
 }
 
 /// Entries that lost their name.
-struct Losers {
+pub(super) struct Losers {
     /// A sibling says that it replaces them.
-    replaced: Vec<(Entry, Vec<u8>)>,
+    pub replaced: Vec<(Entry, Vec<u8>)>,
     /// A sibling has the same name and neither replaces the other.
     conflicts: Vec<(Entry, Vec<u8>)>,
 }
 
 /// Leaves one entry per plaintext name in `entries`.
-fn settle_names(entries: &mut Vec<(Entry, Vec<u8>)>) -> Losers {
+pub(super) fn settle_names(entries: &mut Vec<(Entry, Vec<u8>)>) -> Losers {
     let mut losers = Losers { replaced: Vec::new(), conflicts: Vec::new() };
     entries.sort_by(|(a, _), (b, _)| a.name.cmp(&b.name).then(a.id.cmp(&b.id)));
     let mut kept: Vec<(Entry, Vec<u8>)> = Vec::with_capacity(entries.len());

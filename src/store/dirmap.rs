@@ -117,6 +117,19 @@ impl DirMap {
         });
     }
 
+    /// Gives `name` to another entry; a listing shows it where it was.
+    pub fn reassign(&mut self, name: &[u8], entry: MapEntry) {
+        match self.find(name) {
+            Some(i) => {
+                let slot = &mut self.slots[i as usize].entry;
+                self.dirs -= usize::from(slot.kind == EntryKind::Dir);
+                self.dirs += usize::from(entry.kind == EntryKind::Dir);
+                *slot = entry;
+            }
+            None => self.insert(name, entry),
+        }
+    }
+
     /// Takes `name` away.
     pub fn remove(&mut self, name: &[u8]) -> Option<MapEntry> {
         let hash = self.hasher.hash_one(name);

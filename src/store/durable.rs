@@ -23,6 +23,15 @@ impl<B: Backing> Store<B> {
         if node.file().is_ok() {
             self.sync_layer_names()?;
         }
+        if node.has_names() {
+            self.sync_inode_names()?;
+            let recent = node.recent_names();
+            for (dir, change) in &recent {
+                dir.sync_names(&self.core, *change)?;
+                self.sync_path(dir)?;
+            }
+            node.forget_recent(&recent);
+        }
         let mut at = Arc::clone(node);
         while let Some((dir, change)) = name_of(&at) {
             dir.sync_names(&self.core, change)?;
@@ -36,20 +45,13 @@ impl<B: Backing> Store<B> {
     pub(super) fn sync_paths(&self, nodes: &[Arc<Node<B>>]) -> Result<()> {
         let mut changes = Changes::new();
         for node in nodes {
-            let mut at = Arc::clone(node);
-            while let Some((dir, change)) = name_of(&at) {
-                match changes.entry(dir.id()) {
-                    Entry::Vacant(entry) => entry.insert((Arc::clone(&dir), change)),
-                    Entry::Occupied(mut entry) => {
-                        // Whoever came this way before has noted all parents.
-                        entry.get_mut().1 = change.max(entry.get().1);
-                        break;
-                    }
-                };
-                at = dir;
+            let names = node.recent_names().into_iter().chain(name_of(node));
+            for (dir, change) in names {
+                note(&mut changes, dir, change);
             }
         }
         self.sync_layer_names()?;
+        self.sync_inode_names()?;
         self.sync_dirs(changes.into_values().collect())
     }
 
@@ -85,14 +87,41 @@ impl<B: Backing> Store<B> {
         synced
     }
 
+    /// The names of files that have several, and of their stubs.
+    pub(super) fn sync_inode_names(&self) -> Result<()> {
+        let upto = self.inode_names.latest();
+        if self.inode_names.upto() >= upto {
+            return Ok(());
+        }
+        self.inode_names.sync(upto, || {
+            self.core.backing.sync_dir(&self.core.inodes).attempt("sync .akasha/inodes")
+        })
+    }
+
     /// The names of older layers that exchanges made.
-    fn sync_layer_names(&self) -> Result<()> {
+    pub(super) fn sync_layer_names(&self) -> Result<()> {
         let upto = self.layer_names.latest();
         if self.layer_names.upto() >= upto {
             return Ok(());
         }
         self.layer_names
             .sync(upto, || self.core.backing.sync_dir(&self.core.layers).attempt("sync the layers"))
+    }
+}
+
+/// Adds a change of names, and those that lead to the directory.
+fn note<B: Backing>(changes: &mut Changes<B>, dir: Arc<Node<B>>, change: u64) {
+    let mut next = Some((dir, change));
+    while let Some((dir, change)) = next {
+        match changes.entry(dir.id()) {
+            Entry::Vacant(entry) => entry.insert((Arc::clone(&dir), change)),
+            Entry::Occupied(mut entry) => {
+                // Whoever came this way before has noted all parents.
+                entry.get_mut().1 = change.max(entry.get().1);
+                return;
+            }
+        };
+        next = name_of(&dir);
     }
 }
 

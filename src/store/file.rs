@@ -65,7 +65,11 @@ impl<B: Backing> Node<B> {
             let is_gone = match self.place.lock().home {
                 Home::Gone => Some(true),
                 Home::Pending => Some(false),
-                Home::Root | Home::Tree(_) | Home::Ghost(_) | Home::Damaged { .. } => None,
+                Home::Root
+                | Home::Tree(_)
+                | Home::Inode
+                | Home::Ghost(_)
+                | Home::Damaged { .. } => None,
             };
             if let Some(is_gone) = is_gone {
                 // Published meanwhile, or truly nothing there.

@@ -67,6 +67,23 @@ impl<B: Backing> Node<B> {
         Some(ghost)
     }
 
+    /// Takes what is left of a file that lost its last name, if nobody has it open: the caller has it removed, and nobody else.
+    /// Returns where and when the name was removed.
+    pub(super) fn take_inode(self: &Arc<Self>, core: &Core<B>) -> Option<(Arc<Node<B>>, u64)> {
+        let last = self.stat_home(core).ok();
+        let mut place = self.place.lock();
+        if has_handles(self) || !matches!(place.home, Home::Inode) {
+            return None;
+        }
+        let gone = place.names.as_ref()?.gone.clone()?;
+        if let Some(stat) = last {
+            self.keep_attr(core, &stat);
+        }
+        place.home = Home::Gone;
+        place.names = None;
+        Some(gone)
+    }
+
     /// Keeps the attributes of a file that is about to be gone; false if it holds some already.
     fn keep_attr(&self, core: &Core<B>, stat: &Stat) -> bool {
         let Ok(body) = self.file() else { return false };
@@ -90,7 +107,7 @@ impl<B: Backing> Node<B> {
     /// Whether it was never published, lost its name, and nobody has it open: nothing of it is to be committed.
     pub(crate) fn is_forsaken(&self) -> bool {
         let place = self.place.lock();
-        place.link.is_none() && matches!(place.home, Home::Pending) && !has_handles(self)
+        place.is_nameless() && matches!(place.home, Home::Pending) && !has_handles(self)
     }
 
     /// Whether nothing is left of it.
@@ -145,13 +162,27 @@ impl<B: Backing> Store<B> {
             });
             return;
         }
+        if let Some((dir, change)) = node.take_inode(&self.core) {
+            if let Ok(body) = dir.dir() {
+                let mut state = body.state.lock();
+                if !state.removed {
+                    self.doom(&dir, &mut state, change, b"", Doom::Inode(node.id()));
+                }
+                // Of a removed directory the next mount's hunt finds what is left.
+            }
+            self.discard(node);
+            return;
+        }
         if has_handles(node) {
             return;
         }
         let (pending, keeps) = {
             let home = &node.place.lock().home;
             // An entry that is dead settles with its directory; a ghost belongs to who opened it meanwhile.
-            (matches!(home, Home::Pending), matches!(home, Home::Tree(_) | Home::Ghost(_)))
+            (
+                matches!(home, Home::Pending),
+                matches!(home, Home::Tree(_) | Home::Inode | Home::Ghost(_)),
+            )
         };
         if pending {
             self.let_go(node);

@@ -7,6 +7,7 @@
 //! | `tree`, `rename`, `conflict`, `settle`, `dir`, `dirmap` | names: lookups, renames, what is pending and what is dead |
 //! | `file`, `edit`, `runs` | reading and changing one file |
 //! | `space` | what of a file is allocated: holes, preallocation, copies of ranges |
+//! | `names`, `publish_names` | a file with several names: hard links |
 //! | `gone` | the end of a file without names |
 //! | `times` | access and change times that the vault's inodes do not show |
 //! | `special` | links, fifos, sockets, devices: what is made whole |
@@ -18,8 +19,9 @@
 //!
 //! The same code runs on the real and on the simulated disk; it starts no threads of its own.
 
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -44,7 +46,9 @@ mod gone;
 mod intent;
 mod layer;
 mod lock;
+mod names;
 mod node;
+mod publish_names;
 mod queue;
 mod recover;
 mod rename;
@@ -177,6 +181,15 @@ pub struct Store<B: Backing> {
     cache: DirCache<B>,
     /// Durability of the names in `.akasha/layers` that exchanges made.
     layer_names: SyncGate,
+    /// Durability of the names in `.akasha/inodes`.
+    inode_names: SyncGate,
+    /// Held by who publishes a file there, who changes attributes of one, and who makes one a file of a single name again.
+    /// In the order of locks between `dir.state` and `node.place`.
+    inode_lock: Mutex<()>,
+    /// Whether the backing filesystem has hard links.
+    native_links: OnceLock<bool>,
+    /// Files with several names of which some may not be durable.
+    newly_named: Mutex<HashMap<EntryId, Arc<Node<B>>>>,
     /// One exchange of names at a time: there is one intent.
     exchanges: Mutex<()>,
     /// Directories whose times a commit disturbed.
@@ -207,6 +220,7 @@ impl<B: Backing> Store<B> {
         let dirs = ControlDirs {
             tmp: lock::control_subdir(&*backing, &control, b"tmp", &options)?,
             layers: lock::control_subdir(&*backing, &control, b"layers", &options)?,
+            inodes: lock::control_subdir(&*backing, &control, b"inodes", &options)?,
             root,
             control,
         };
@@ -215,16 +229,20 @@ impl<B: Backing> Store<B> {
             geometry: vault.config.geometry,
             keys: vault.keys,
         };
+        let mut hidden = Vec::new();
         if !options.read_only {
             let clean = lock::begin(&*backing, &dirs.control)?;
             recover::sweep(&*backing, &dirs, &keys)?;
             if !clean {
-                recover::hunt(&*backing, &dirs, &keys)?;
+                hidden = recover::hunt(&*backing, &dirs, &keys)?;
             }
         }
         let cached = options.max_cached_entries;
         let core = Arc::new(Core::new(backing, keys, dirs, options, entropy, clock));
-        let place = Place { link: None, home: Home::Root, link_seq: 0, away: false };
+        for (inode, name) in hidden {
+            core.hide_name(inode, name);
+        }
+        let place = Place::new(None, Home::Root, 0);
         let root = Node::new(EntryId::ROOT, EntryKind::Dir, place);
         let nodes = Nodes::new();
         nodes.insert(&root);
@@ -235,6 +253,10 @@ impl<B: Backing> Store<B> {
             queue: Queue::new(),
             cache: DirCache::new(cached),
             layer_names: SyncGate::new(),
+            inode_names: SyncGate::new(),
+            inode_lock: Mutex::new(()),
+            native_links: OnceLock::new(),
+            newly_named: Mutex::new(HashMap::new()),
             exchanges: Mutex::new(()),
             touched: Mutex::new(Vec::new()),
             settled_last: Mutex::new(Duration::ZERO),
@@ -268,6 +290,7 @@ impl<B: Backing> Store<B> {
         match &node.body {
             Body::Dir(_) => self.dir_attr(node).map(|attr| node.with_held_times(attr)),
             Body::File(_) => self.file_attr(node),
+            Body::Name(inode) => self.file_attr(inode),
             Body::Damaged => {
                 let stat = node.stat_home(&self.core)?;
                 Ok(Attr { size: 0, mode: 0, nlink: 1, ..attr_of(node, &stat) })
@@ -326,8 +349,8 @@ impl<B: Backing> Store<B> {
             (state.size(), state.attr, times)
         };
         let allocated = node.allocated(&self.core);
-        let unlinked = node.place.lock().link.is_none();
-        let nlink = u32::from(!unlinked);
+        let unlinked = node.place.lock().is_nameless();
+        let nlink = self.link_count(node);
         if let Some(attr) = pending {
             let size = size.unwrap_or(0);
             let (mtime, ctime) = edited.unwrap_or((attr.mtime, attr.ctime));
@@ -405,18 +428,21 @@ impl<B: Backing> Store<B> {
     ) -> Result<bool> {
         let dir_of = || {
             let place = node.place.lock();
-            match (&place.home, &place.link) {
+            let dir = match (&place.home, &place.link) {
                 (Home::Tree(spot), _) => Some(Arc::clone(&spot.dir)),
                 (Home::Pending, Some(link)) => Some(Arc::clone(&link.dir)),
                 _ => None,
-            }
+            };
+            (dir, place.names.is_some())
         };
-        let dir = dir_of();
+        let (dir, named) = dir_of();
         let _names = match &dir {
             Some(dir) => Some(dir.dir()?.state.lock()),
             None => None,
         };
-        if dir_of().map(|dir| dir.id()) != dir.as_ref().map(|dir| dir.id()) {
+        let _inode = named.then(|| self.inode_lock.lock());
+        let now = dir_of();
+        if (now.0.map(|dir| dir.id()), now.1) != (dir.as_ref().map(|dir| dir.id()), named) {
             return Ok(false);
         }
         // In memory only: not published yet, or removed while the kernel holds it.
@@ -530,7 +556,7 @@ impl<B: Backing> Store<B> {
             }
             (write && state.writers == 0, last)
         };
-        let unlinked = node.place.lock().link.is_none();
+        let unlinked = node.place.lock().is_nameless();
         if unlinked && last {
             self.drop_unlinked(node);
         } else if (last_writer || last) && node.waits() {
@@ -618,7 +644,7 @@ impl<B: Backing> Store<B> {
             let empty = body.state.read().open.as_ref().is_some_and(|edit| edit.size == 0);
             return if empty { Ok(()) } else { self.fsync(node) };
         }
-        if node.place.lock().link.is_none() {
+        if node.place.lock().is_nameless() {
             // Unlinked: nothing of it will ever be published.
             return Ok(());
         }

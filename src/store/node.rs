@@ -19,7 +19,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::backing::{At, AttrChange, Backing, Stat};
 use crate::clock::Timestamp;
-use crate::format::{Entry, EntryId, EntryKind, seal_entry};
+use crate::format::{Entry, EntryId, EntryKind, inode_file_name, seal_entry};
 
 use super::core::Core;
 use super::dir::DirState;
@@ -27,6 +27,8 @@ use super::edit::Edit;
 use super::error::{Attempt, Result, StoreError};
 use super::finish::Finished;
 use super::gate::SyncGate;
+use super::names::Names;
+use super::publish_names::StubTemp;
 use super::residents::Evictable;
 use super::snapshot::Snapshot;
 use super::times::HeldTimes;
@@ -53,6 +55,19 @@ pub(crate) struct Place<B: Backing> {
     pub link_seq: u64,
     /// Whether the mount moved it away from its home: the backing entry follows at the next commit.
     pub away: bool,
+    /// Of a file that has, or is to have, several names; `link` is `None` then.
+    pub names: Option<Box<Names<B>>>,
+}
+
+impl<B: Backing> Place<B> {
+    pub fn new(link: Option<Link<B>>, home: Home<B>, link_seq: u64) -> Self {
+        Place { link, home, link_seq, away: false, names: None }
+    }
+
+    /// Whether no name leads to it any more.
+    pub fn is_nameless(&self) -> bool {
+        self.link.is_none() && self.names.as_ref().is_none_or(|names| names.gone.is_some())
+    }
 }
 
 /// A name in a directory of the mount.
@@ -75,12 +90,30 @@ pub(crate) enum Home<B: Backing> {
     Root,
     /// In the tree.
     Tree(TreeSpot<B>),
+    /// In `.akasha/inodes`: a file with several names.
+    Inode,
     /// Unlinked but open.
     Ghost(Ghost<B>),
     /// Under a name that does not decrypt, in this directory.
     Damaged { dir: Arc<Node<B>>, name: Vec<u8> },
     /// Removed.
     Gone,
+}
+
+impl<B: Backing> Clone for Home<B> {
+    fn clone(&self) -> Self {
+        match self {
+            Home::Tree(spot) => Home::Tree(spot.clone()),
+            Home::Ghost(ghost) => Home::Ghost(ghost.clone()),
+            Home::Inode => Home::Inode,
+            Home::Pending => Home::Pending,
+            Home::Root => Home::Root,
+            Home::Damaged { dir, name } => {
+                Home::Damaged { dir: Arc::clone(dir), name: name.clone() }
+            }
+            Home::Gone => Home::Gone,
+        }
+    }
 }
 
 /// An unlinked file that is still open.
@@ -122,6 +155,8 @@ pub(crate) enum Body<B: Backing> {
     Dir(DirBody<B>),
     /// Regular files, and symbolic links (whose content is the target).
     File(FileBody<B>),
+    /// One of several names of this file. The mount shows the file; names are made, moved and removed by these.
+    Name(Arc<Node<B>>),
     /// Something that does not decrypt.
     Damaged,
 }
@@ -150,6 +185,8 @@ pub(crate) struct CommitState<B: Backing> {
     pub finished: Option<Finished<B>>,
     /// The changes that the frozen edit covers.
     pub covers: u64,
+    /// Of a file that is to have several names: written, not yet at its place.
+    pub stub: Option<StubTemp<B>>,
 }
 
 pub(crate) struct FileState<B: Backing> {
@@ -227,10 +264,25 @@ impl<B: Backing> Node<B> {
                     eligible_since: None,
                 }),
                 gate: RwLock::new(()),
-                commit: Mutex::new(CommitState { finished: None, covers: 0 }),
+                commit: Mutex::new(CommitState { finished: None, covers: 0, stub: None }),
             }),
         };
         Arc::new(Node { id, kind, place: Mutex::new(place), times: Mutex::default(), body })
+    }
+
+    /// One of several names of `inode`.
+    pub(crate) fn new_name(id: EntryId, inode: &Arc<Self>, place: Place<B>) -> Arc<Self> {
+        let body = Body::Name(Arc::clone(inode));
+        let (place, times) = (Mutex::new(place), Mutex::default());
+        Arc::new(Node { id, kind: inode.kind, place, times, body })
+    }
+
+    /// The file that it is a name of, else itself.
+    pub(crate) fn inode(self: &Arc<Self>) -> &Arc<Self> {
+        match &self.body {
+            Body::Name(inode) => inode,
+            Body::Dir(_) | Body::File(_) | Body::Damaged => self,
+        }
     }
 
     /// The entry id: the mount's st_ino, and FUSE's node id.
@@ -246,7 +298,7 @@ impl<B: Backing> Node<B> {
     pub(crate) fn dir(&self) -> Result<&DirBody<B>> {
         match &self.body {
             Body::Dir(dir) => Ok(dir),
-            Body::File(_) | Body::Damaged => Err(StoreError::NotADirectory),
+            Body::File(_) | Body::Name(_) | Body::Damaged => Err(StoreError::NotADirectory),
         }
     }
 
@@ -254,6 +306,7 @@ impl<B: Backing> Node<B> {
         match &self.body {
             Body::File(file) => Ok(file),
             Body::Dir(_) => Err(StoreError::IsADirectory),
+            Body::Name(_) => Err(StoreError::InvalidArgument),
             Body::Damaged => Err(StoreError::broken(
                 format!("entry {:016x}", self.id.get()),
                 "its name does not decrypt",
@@ -261,9 +314,22 @@ impl<B: Backing> Node<B> {
         }
     }
 
+    /// Whether it, or one of its names, is shown away from where its backing entry is.
+    pub(crate) fn is_to_move(&self) -> bool {
+        let (away, waiting) = {
+            let place = self.place.lock();
+            (place.away, place.names.as_ref().map(|names| names.waiting()))
+        };
+        away || waiting.unwrap_or_default().iter().any(|name| name.place.lock().away)
+    }
+
     /// Whether anything of it waits for a commit: changes, or a name.
     pub(crate) fn waits(&self) -> bool {
-        self.file().is_ok_and(|body| body.state.read().is_dirty()) || self.place.lock().away
+        let place = self.place.lock();
+        let waiting = place.names.as_ref().is_some_and(|names| !names.waiting.is_empty());
+        let moves = place.away || waiting;
+        drop(place);
+        moves || self.file().is_ok_and(|body| body.state.read().is_dirty())
     }
 
     /// The backing name that `spot` seals to, for this node.
@@ -276,7 +342,19 @@ impl<B: Backing> Node<B> {
         core: &Core<B>,
         spot: &TreeSpot<B>,
     ) -> crate::format::BackingName {
-        backing_name(core, spot.dir.id, self.id, self.kind, spot.replaces, &spot.name)
+        let inode = match &self.body {
+            Body::Name(inode) => Some(inode.id),
+            Body::Dir(_) | Body::File(_) | Body::Damaged => None,
+        };
+        let what = Entry {
+            kind: self.kind,
+            id: self.id,
+            inode,
+            replaces: spot.replaces,
+            rdev: None,
+            name: spot.name.to_vec(),
+        };
+        backing_name(core, spot.dir.id, what)
     }
 
     /// Runs `with` on the directory and name where the backing entry is now, following it if it moves.
@@ -290,6 +368,7 @@ impl<B: Backing> Node<B> {
         for attempt in 0..MOVES_FOLLOWED {
             enum Where<B: Backing> {
                 Tmp(Vec<u8>),
+                Inodes,
                 Dir(Arc<Node<B>>, Vec<u8>),
             }
             // Whoever moves it has renamed it and is about to say so.
@@ -301,6 +380,7 @@ impl<B: Backing> Node<B> {
                 match &place.home {
                     Home::Pending | Home::Gone | Home::Root => return Err(StoreError::NotFound),
                     Home::Ghost(ghost) => Where::Tmp(ghost.name.clone()),
+                    Home::Inode => Where::Inodes,
                     Home::Tree(spot) => {
                         Where::Dir(Arc::clone(&spot.dir), self.sealed_name(core, spot))
                     }
@@ -309,6 +389,7 @@ impl<B: Backing> Node<B> {
             };
             let tried = match &place {
                 Where::Tmp(name) => with(&core.tmp, name).attempt(what),
+                Where::Inodes => with(&core.inodes, &inode_file_name(self.id)).attempt(what),
                 Where::Dir(dir, name) => {
                     let fd = dir.dir_fd(core)?;
                     with(&fd, name).attempt(what)
@@ -382,7 +463,7 @@ impl<B: Backing> Node<B> {
         match &self.place.lock().home {
             Home::Tree(spot) => Some(Arc::clone(&spot.dir)),
             Home::Damaged { dir, .. } => Some(Arc::clone(dir)),
-            Home::Pending | Home::Root | Home::Ghost(_) | Home::Gone => None,
+            Home::Pending | Home::Root | Home::Inode | Home::Ghost(_) | Home::Gone => None,
         }
     }
 
@@ -393,7 +474,7 @@ impl<B: Backing> Node<B> {
                 dir.fd_used.store(true, Ordering::Relaxed);
                 dir.fd.lock().is_some() || matches!(self.place.lock().home, Home::Root)
             }
-            Body::File(_) | Body::Damaged => true,
+            Body::File(_) | Body::Name(_) | Body::Damaged => true,
         }
     }
 
@@ -417,7 +498,7 @@ impl<B: Backing> Node<B> {
         let at_home = match std::mem::replace(&mut place.home, Home::Gone) {
             Home::Tree(spot) => Some(spot.dir),
             Home::Damaged { dir, .. } => Some(dir),
-            Home::Pending | Home::Root | Home::Ghost(_) | Home::Gone => None,
+            Home::Pending | Home::Root | Home::Inode | Home::Ghost(_) | Home::Gone => None,
         };
         [at_home, place.link.take().map(|link| link.dir)]
     }
@@ -435,25 +516,21 @@ impl<B: Backing> Drop for Node<B> {
     }
 }
 
-/// The backing name of an entry.
+/// The backing name of an entry of the directory `parent`; its device number is filled in here.
 pub(crate) fn backing_name<B: Backing>(
     core: &Core<B>,
     parent: EntryId,
-    id: EntryId,
-    kind: EntryKind,
-    replaces: Option<EntryId>,
-    name: &[u8],
+    entry: Entry,
 ) -> crate::format::BackingName {
-    let rdev = core.device_number(id, kind);
-    let entry = Entry { kind, id, replaces, rdev, name: name.to_vec() };
-    seal_entry(&core.keys, parent, &entry)
+    let rdev = core.device_number(entry.inode.unwrap_or(entry.id), entry.kind);
+    seal_entry(&core.keys, parent, &Entry { rdev, ..entry })
 }
 
 impl<B: Backing> Evictable for Node<B> {
     fn take_used(&self) -> bool {
         match &self.body {
             Body::Dir(dir) => dir.fd_used.swap(false, Ordering::Relaxed),
-            Body::File(_) | Body::Damaged => false,
+            Body::File(_) | Body::Name(_) | Body::Damaged => false,
         }
     }
 

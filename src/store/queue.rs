@@ -25,12 +25,13 @@ impl<B: Backing> Queue<B> {
 
     /// `node` has something to commit.
     pub fn add(&self, node: &Arc<Node<B>>) {
+        let node = node.inode();
         self.dirty.lock().entry(node.id()).or_insert_with(|| Arc::clone(node));
     }
 
     /// `node` has something to commit that the interval may take from `now` on.
     pub fn make_eligible(&self, node: &Arc<Node<B>>, now: Duration) {
-        if let Ok(body) = node.file() {
+        if let Ok(body) = node.inode().file() {
             body.state.write().eligible_since.get_or_insert(now);
         }
         self.add(node);
@@ -43,6 +44,7 @@ impl<B: Backing> Queue<B> {
 
     /// Lets go of `node` if nothing of it waits for a commit. Who changes it meanwhile adds it again.
     pub fn remove_if_done(&self, node: &Arc<Node<B>>) {
+        let node = node.inode();
         let mut dirty = self.dirty.lock();
         if !node.waits() || node.is_forsaken() {
             dirty.remove(&node.id());

@@ -11,11 +11,13 @@ use log::{info, warn};
 
 use crate::backing::{Backing, FileKind, PublishedFile};
 use crate::format::{
-    EntryId, HEADER_LEN, LayerKey, NameClass, ObjectId, Parent, TAIL_LEN, classify_name,
-    is_temp_name, layer_file_name, open_entry, parse_layer_file_name,
+    EntryId, HEADER_LEN, LayerKey, NameClass, ObjectId, Parent, STUB_LEN, TAIL_LEN, classify_name,
+    inode_file_name, is_temp_name, layer_file_name, open_entry, open_stub, parse_inode_name,
+    parse_layer_file_name,
 };
 
 use super::core::{ControlDirs, VaultKeys};
+use super::dir::settle_names;
 use super::error::{Attempt, Result};
 use super::intent::Intent;
 
@@ -40,7 +42,7 @@ pub(crate) fn sweep<B: Backing>(
             warn!("something strange in .akasha/layers is left alone");
             continue;
         };
-        if identity_of(backing, dirs, vault, &raw.name).is_some_and(|id| id != named) {
+        if identity_of(backing, &dirs.layers, vault, &raw.name).is_some_and(|(id, _)| id != named) {
             backing.unlink(&dirs.layers, &raw.name).attempt("sweep .akasha/layers")?;
             swept += 1;
         }
@@ -52,32 +54,43 @@ pub(crate) fn sweep<B: Backing>(
 }
 
 /// After an unclean end: removes older layers that no version refers to any more (their file was replaced or
-/// removed, and the daemon ended before they followed). It reads every directory, and concludes only if it saw all of
-/// them and every top that could refer to a layer; whatever cannot be read keeps everything.
+/// removed, and the daemon ended before they followed), and files in `.akasha/inodes` that no name is of. It reads every
+/// directory, and concludes only if it saw all of them and every top that could refer to a layer; whatever cannot be
+/// read keeps everything.
+///
+/// Returns the names of files with several that something else took the place of, after their files: they are still counted
+/// by the backing filesystem.
 ///
 /// Runs before the first operation: nothing moves meanwhile.
 pub(crate) fn hunt<B: Backing>(
     backing: &B,
     dirs: &ControlDirs<B>,
     vault: &VaultKeys,
-) -> Result<usize> {
+) -> Result<Vec<(EntryId, EntryId)>> {
     let mut layers = Vec::new();
     for raw in backing.list(&dirs.layers).attempt("read .akasha/layers")? {
         if let Some(parsed) = parse_layer_file_name(&raw.name) {
             layers.push(parsed);
         }
     }
-    if layers.is_empty() {
-        return Ok(0);
+    let mut inodes = Vec::new();
+    for raw in backing.list(&dirs.inodes).attempt("read .akasha/inodes")? {
+        if let Some(inode) = parse_inode_name(&raw.name).filter(|_| raw.kind == FileKind::File) {
+            inodes.push((inode, raw.name));
+        }
+    }
+    if layers.is_empty() && inodes.is_empty() {
+        return Ok(Vec::new());
     }
     let owners: HashSet<EntryId> = layers.iter().map(|(owner, _)| *owner).collect();
-    let Some(kept) = referred(backing, vault, &owners) else {
+    let Some(kept) = referred(backing, dirs, vault, &owners) else {
         warn!("something in the vault cannot be read: layers that may be orphaned are kept");
-        return Ok(0);
+        return Ok(Vec::new());
     };
-    layers.retain(|layer| !kept.contains(layer));
-    if layers.is_empty() {
-        return Ok(0);
+    layers.retain(|layer| !kept.layers.contains(layer));
+    inodes.retain(|(inode, _)| !kept.inodes.contains(inode));
+    if layers.is_empty() && inodes.is_empty() {
+        return Ok(kept.dead);
     }
     // What was seen may be what an earlier daemon changed last, and not be durable: a cut would bring back tops that
     // refer to what is removed now.
@@ -87,15 +100,21 @@ pub(crate) fn hunt<B: Backing>(
     for layer in &layers {
         let name = layer_file_name(layer.0, layer.1);
         // Only what is certainly a layer of ours.
-        if identity_of(backing, dirs, vault, &name) == Some(layer.1) {
+        if identity_of(backing, &dirs.layers, vault, &name).is_some_and(|(id, _)| id == layer.1) {
             backing.unlink(&dirs.layers, &name).attempt("remove an orphaned layer")?;
             removed += 1;
         }
     }
-    if removed > 0 {
-        info!("removed {removed} layers that nothing refers to");
+    for (inode, name) in &inodes {
+        if is_inode_object(backing, dirs, vault, *inode, name) {
+            backing.unlink(&dirs.inodes, name).attempt("remove a file without names")?;
+            removed += 1;
+        }
     }
-    Ok(removed)
+    if removed > 0 {
+        info!("removed {removed} layers and files that nothing refers to");
+    }
+    Ok(kept.dead)
 }
 
 /// A directory that is still to be read. Kept as its path: open ones would cost a descriptor each.
@@ -118,16 +137,28 @@ impl Ahead {
     }
 }
 
-/// The older layers that the files of `owners` refer to; `None` if anything could not be read.
+/// What the entries of the whole tree refer to.
+#[derive(Default)]
+struct Referred {
+    layers: HashSet<(EntryId, ObjectId)>,
+    inodes: HashSet<EntryId>,
+    /// Names of such files that something else took the place of, after their files.
+    dead: Vec<(EntryId, EntryId)>,
+}
+
+/// The files with several names, and the older layers that the files of `owners` refer to; `None` if anything could not be
+/// read.
 fn referred<B: Backing>(
     backing: &B,
+    dirs: &ControlDirs<B>,
     vault: &VaultKeys,
     owners: &HashSet<EntryId>,
-) -> Option<HashSet<(EntryId, ObjectId)>> {
-    let mut kept = HashSet::new();
+) -> Option<Referred> {
+    let mut kept = Referred::default();
     let mut ahead = vec![Rc::new(Ahead { parent: None, name: Vec::new(), id: EntryId::ROOT })];
     while let Some(here) = ahead.pop() {
         let dir = here.open(backing)?;
+        let mut entries = Vec::new();
         for raw in backing.list(&dir).ok()? {
             let sealed = match classify_name(&raw.name) {
                 NameClass::Control | NameClass::Rescue | NameClass::Sidecar => continue,
@@ -137,14 +168,25 @@ fn referred<B: Backing>(
             };
             let entry = open_entry(&vault.keys, here.id, &sealed).ok()?;
             if raw.kind == FileKind::Dir {
-                let parent = Some(Rc::clone(&here));
-                ahead.push(Rc::new(Ahead { parent, name: raw.name, id: entry.id }));
-            } else if owners.contains(&entry.id) {
-                let file = backing.open(&dir, &raw.name).ok()?;
-                let parents = parents_of(&file, vault)?;
-                kept.extend(parents.iter().map(|parent| (parent.owner, parent.layer)));
+                let (parent, name) = (Some(Rc::clone(&here)), raw.name.clone());
+                ahead.push(Rc::new(Ahead { parent, name, id: entry.id }));
             }
+            entries.push((entry, raw.name));
         }
+        for (entry, backing_name) in &entries {
+            let file = match entry.inode {
+                Some(inode) if !kept.inodes.insert(inode) => continue,
+                Some(inode) if owners.contains(&inode) => {
+                    backing.open(&dirs.inodes, &inode_file_name(inode)).ok()?
+                }
+                None if owners.contains(&entry.id) => backing.open(&dir, backing_name).ok()?,
+                Some(_) | None => continue,
+            };
+            let parents = parents_of(&file, vault)?;
+            kept.layers.extend(parents.iter().map(|parent| (parent.owner, parent.layer)));
+        }
+        let dead = settle_names(&mut entries).replaced.into_iter();
+        kept.dead.extend(dead.filter_map(|(entry, _)| Some((entry.inode?, entry.id))));
     }
     Some(kept)
 }
@@ -164,14 +206,34 @@ fn parents_of<F: PublishedFile>(file: &F, vault: &VaultKeys) -> Option<Vec<Paren
     Some(key.open_map(&tail, map).ok()?.parents)
 }
 
-/// The id under which a layer authenticates, if it does.
-fn identity_of<B: Backing>(
+/// Whether a file in `.akasha/inodes` is what its name says.
+fn is_inode_object<B: Backing>(
     backing: &B,
     dirs: &ControlDirs<B>,
     vault: &VaultKeys,
+    inode: EntryId,
     name: &[u8],
-) -> Option<crate::format::ObjectId> {
-    let file = backing.open(&dirs.layers, name).ok()?;
+) -> bool {
+    if name == inode_file_name(inode) {
+        return identity_of(backing, &dirs.inodes, vault, name).is_some_and(|(_, id)| id == inode);
+    }
+    let mut bytes = [0; STUB_LEN];
+    let Ok(file) = backing.open(&dirs.inodes, name) else { return false };
+    let whole = file.stat().is_ok_and(|stat| stat.len == STUB_LEN as u64);
+    whole
+        && file.read_at(0, &mut bytes).is_ok()
+        && open_stub(&vault.keys, vault.cipher, vault.geometry, &bytes)
+            .is_ok_and(|stub| stub.inode == inode)
+}
+
+/// The ids of itself and of its file with which a layer authenticates, if it does.
+fn identity_of<B: Backing>(
+    backing: &B,
+    dir: &B::Dir,
+    vault: &VaultKeys,
+    name: &[u8],
+) -> Option<(ObjectId, EntryId)> {
+    let file = backing.open(dir, name).ok()?;
     let len = file.stat().ok()?.len;
     let tail_at = len.checked_sub(TAIL_LEN as u64)?;
     let mut header = [0; HEADER_LEN];
@@ -179,6 +241,6 @@ fn identity_of<B: Backing>(
     let key = LayerKey::open(&vault.keys, vault.cipher, vault.geometry, &header).ok()?;
     let mut tail = [0; TAIL_LEN];
     file.read_at(tail_at, &mut tail).ok()?;
-    key.open_tail(&tail, len).ok()?;
-    Some(key.id())
+    let (tail, _) = key.open_tail(&tail, len).ok()?;
+    Some((key.id(), tail.entry_id))
 }

@@ -2,16 +2,17 @@
 
 use std::sync::Arc;
 
-use crate::backing::{Backing, RenameMode};
-use crate::format::{EntryId, EntryKind};
+use crate::backing::{At, Backing, RenameMode};
+use crate::format::{EntryId, EntryKind, LengthClass};
 
 use super::commit::Take;
 use super::dir::{DirState, Doom, Under, VacatedBy, left_behind};
 use super::dirmap::MapEntry;
 use super::error::{Attempt, Result, StoreError};
-use super::node::{Home, Link, Node, TreeSpot, backing_name};
+use super::names::covers_itself;
+use super::node::{Body, Home, Link, Node, TreeSpot};
 use super::tree::{
-    Blocked, Claim, Locked, TRIES, Tried, check_empty, check_name, claim, clone_home, must_bury,
+    Blocked, Claim, Locked, TRIES, Tried, check_empty, check_name, clone_home, must_bury,
 };
 use super::{RenameFlags, Store};
 
@@ -43,15 +44,16 @@ impl<B: Backing> Store<B> {
         }
         let entry = |dir: &Arc<Node<B>>, name: &[u8]| {
             let state = dir.dir().ok()?.state.lock();
-            state.map.as_ref().and_then(|map| map.get(name))
+            let entry = state.map.as_ref().and_then(|map| map.get(name))?;
+            Some((entry, state.links.get(&entry.id).copied().unwrap_or(entry.id)))
         };
-        let Some(source) = entry(dir, name) else { return false };
-        let target = entry(to_dir, to_name);
+        let Some((source, file)) = entry(dir, name) else { return false };
+        let target = entry(to_dir, to_name).map(|(target, _)| target);
         // An empty directory that is replaced must be scanned; a changed file that replaces is committed.
         let dirty = source.published
             && self
                 .nodes
-                .get(source.id)
+                .get(file)
                 .is_some_and(|node| matches!(may_move_now(&node, true), MoveNow::AfterCommit));
         dirty || target.is_some_and(|target| target.kind == EntryKind::Dir)
     }
@@ -99,7 +101,11 @@ impl<B: Backing> Store<B> {
         if target.is_some() && flags == RenameFlags::NoReplace {
             return Err(StoreError::AlreadyExists);
         }
-        if target.is_some_and(|target| target.id == source.id) {
+        let of = |locked: &mut Locked<'_, B>, dir: &Arc<Node<B>>, entry: MapEntry| {
+            locked.of(dir).links.get(&entry.id).copied().unwrap_or(entry.id)
+        };
+        let inode = of(&mut locked, dir, source);
+        if target.is_some_and(|target| of(&mut locked, to_dir, target) == inode) {
             return Ok(Tried::Done(()));
         }
         if source.damaged || target.is_some_and(|target| target.damaged) {
@@ -117,6 +123,13 @@ impl<B: Backing> Store<B> {
         // A pending entry that covers a committed one may not leave it bare: commit it here first.
         if !source.published && locked.of(dir).under.contains_key(name) {
             return Ok(Tried::Blocked(Blocked::Commit(node)));
+        }
+        // The file of the target's own entry may not go with it.
+        if let Some(target) = target
+            && covers_itself(locked.of(to_dir), to_name, target.id)
+        {
+            let name = self.node_of(to_dir, locked.of(to_dir), to_name, &target)?;
+            return Ok(Tried::Blocked(Blocked::Commit(name)));
         }
         // Whoever still has the target's backing name moves out first, or two could wait for each other.
         if let Some(Under::MovedAway(other)) = locked.of(to_dir).under.get(to_name) {
@@ -236,6 +249,7 @@ impl<B: Backing> Store<B> {
             if let Some(node) = self.nodes.get(target.id) {
                 node.place.lock().link = None;
             }
+            self.name_hidden(locked.of(to_dir), target.id);
         } else if let Some(node) = locked.of(to_dir).pending.get(&target.id).cloned() {
             self.drop_pending(to_dir, locked.of(to_dir), &node)?;
         }
@@ -257,13 +271,20 @@ impl<B: Backing> Store<B> {
         if !Arc::ptr_eq(&from.dir, to_dir) && !has_durable_path(to_dir) {
             return Ok(Tried::Blocked(Blocked::Path(Arc::clone(to_dir))));
         }
-        let claim = match claim(to_dir, locked.of(to_dir), to_name) {
+        let (from_fd, to_fd) = (from.dir.dir_fd(core)?, to_dir.dir_fd(core)?);
+        let old = node.entry_at(core, &from);
+        // Nor may it keep what moves and lose the name of a layer below.
+        if self.layer_names.upto() < self.layer_names.latest() {
+            let stat = core.backing.stat(&from_fd, At::Name(&old.name)).attempt("stat a file")?;
+            let has_layers = core.geometry.classify(stat.len) == LengthClass::Mapped;
+            if node.kind() == EntryKind::File && has_layers {
+                return Ok(Tried::Blocked(Blocked::Layers));
+            }
+        }
+        let claim = match self.claim(to_dir, locked.of(to_dir), to_name) {
             Ok(claim) => claim,
             Err(blocked) => return Ok(Tried::Blocked(blocked)),
         };
-        let from_fd = from.dir.dir_fd(core)?;
-        let to_fd = to_dir.dir_fd(core)?;
-        let old = node.entry_at(core, &from);
         let to =
             TreeSpot { dir: Arc::clone(to_dir), name: to_name.into(), replaces: claim.replaces };
         let new = node.entry_at(core, &to);
@@ -290,7 +311,12 @@ impl<B: Backing> Store<B> {
         let state = locked.of(&from.dir);
         state.replaces.remove(&node.id());
         state.sealed_as.remove(&node.id());
+        let inode = state.links.remove(&node.id());
         self.vacate(state, &from, old, left, VacatedBy::Moved);
+        if let Some(inode) = inode {
+            locked.of(to_dir).links.insert(node.id(), inode);
+            self.note_recent(node, to_dir, change);
+        }
         self.claimed(locked.of(to_dir), to_dir, to_name, node.id(), &claim, change);
         Ok(Tried::Done(()))
     }
@@ -313,7 +339,8 @@ impl<B: Backing> Store<B> {
         if let Some((dead, kind, replaces)) = claim.dies {
             state.under.remove(name);
             state.replaces.remove(&dead);
-            let backing = backing_name(&self.core, dir.id(), dead, kind, replaces, name);
+            let spot = TreeSpot { dir: Arc::clone(dir), name: name.into(), replaces };
+            let backing = state.backing_name(&self.core, &spot, dead, kind);
             self.doom(dir, state, change, name, Doom::Entry { id: dead, kind, backing });
         }
     }
@@ -345,9 +372,18 @@ impl<B: Backing> Store<B> {
             node.place.lock().away = true;
             locked.of(dir).under.insert(name.into(), Under::MovedAway(Arc::clone(node)));
         }
-        locked.of(dir).pending.remove(&node.id());
+        let from = locked.of(dir);
+        from.pending.remove(&node.id());
+        let inode = from.links.get(&node.id()).copied();
+        if !was.is_some_and(|entry| entry.published) {
+            from.links.remove(&node.id());
+        }
         let entry = MapEntry { id: node.id(), kind: node.kind(), published: false, damaged: false };
         let to = locked.of(to_dir);
+        if let Some(inode) = inode {
+            to.links.insert(node.id(), inode);
+            node.note_waits();
+        }
         to.map_mut().insert(to_name, entry);
         to.pending.insert(node.id(), Arc::clone(node));
         to.times = Some((now, now));
@@ -369,16 +405,16 @@ impl<B: Backing> Store<B> {
         let _alone = self.exchanges.lock();
         for _ in 0..TRIES {
             // Both must be where the backing tree shows them.
-            let (a, b) = (self.lookup(dir, name)?, self.lookup(to_dir, to_name)?);
-            if a.id() == b.id() {
+            let (a, b) = (self.lookup_name(dir, name)?, self.lookup_name(to_dir, to_name)?);
+            if a.inode().id() == b.inode().id() {
                 return Ok(());
             }
-            if a.file().is_err() && a.dir().is_err() || b.file().is_err() && b.dir().is_err() {
+            if matches!(a.body, Body::Damaged) || matches!(b.body, Body::Damaged) {
                 return Err(StoreError::NotSupported);
             }
             for node in [&a, &b] {
                 self.commit(std::slice::from_ref(node), Take::All)?;
-                self.sync_path(node)?;
+                self.sync_path(node.inode())?;
             }
             for dir in [dir, to_dir] {
                 self.settle(dir)?;
@@ -460,11 +496,17 @@ impl<B: Backing> Store<B> {
             place.home = Home::Tree(spot.clone());
             place.link = Some(Link { dir: Arc::clone(&spot.dir), name: spot.name.clone() });
             place.link_seq = change;
+            drop(place);
+            self.note_recent(node, &spot.dir, change);
         }
         for (node, old, new, at) in [(a, &from, &a_new, 0), (b, &to, &b_new, 2)] {
             let state = locked.of(&old.dir);
             state.replaces.remove(&node.id());
             state.sealed_as.remove(&node.id());
+            if let Some(inode) = state.links.remove(&node.id()) {
+                locked.of(&new.dir).links.insert(node.id(), inode);
+            }
+            let state = locked.of(&old.dir);
             if let Some(sidecar) = &names[at].sidecar {
                 let change = old.dir.dir()?.names.latest();
                 let doom = Doom::Sidecar(sidecar.name.clone());
@@ -496,7 +538,7 @@ impl<B: Backing> Store<B> {
 }
 
 /// Whether every name that leads to `dir` is known to be durable.
-fn has_durable_path<B: Backing>(dir: &Arc<Node<B>>) -> bool {
+pub(super) fn has_durable_path<B: Backing>(dir: &Arc<Node<B>>) -> bool {
     let mut at = Arc::clone(dir);
     loop {
         let (parent, change) = {
@@ -515,7 +557,7 @@ fn has_durable_path<B: Backing>(dir: &Arc<Node<B>>) -> bool {
 
 /// Whether a published node can be renamed natively, now.
 fn may_move_now<B: Backing>(node: &Arc<Node<B>>, replaces: bool) -> MoveNow {
-    let Ok(body) = node.file() else { return MoveNow::Yes };
+    let Ok(body) = node.inode().file() else { return MoveNow::Yes };
     let state = body.state.read();
     match (state.is_dirty(), state.writers > 0) {
         // The new name must never show the version before the one that its writer completed.

@@ -29,6 +29,7 @@ impl<B: Backing> Store<B> {
             };
             first = false;
             dir.sync_names(&self.core, latest)?;
+            self.sync_inode_names()?;
             let mut state = body.state.lock();
             if state.removed {
                 break;
@@ -103,6 +104,7 @@ impl<B: Backing> Store<B> {
                 .dir_fd(core)
                 .and_then(|fd| core.backing.unlink(&fd, name).attempt("remove a sidecar")),
             Doom::AllLayers(entry) => self.remove_layers(*entry, None),
+            Doom::Inode(inode) => self.remove_inode(*inode),
             Doom::Layers(entry, ids) => self.remove_layers(*entry, Some(ids)),
         };
         match done {
@@ -148,6 +150,9 @@ impl<B: Backing> Store<B> {
         }
         let change = dir.dir()?.names.count();
         state.buried.insert(name.into(), change);
+        if let Some(inode) = state.links.remove(&id) {
+            self.name_removed(inode, id, dir, state, change);
+        }
         if let Some(sidecar) = &backing.sidecar {
             self.doom(dir, state, change, name, Doom::Sidecar(sidecar.name.clone()));
         }

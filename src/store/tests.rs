@@ -11,6 +11,7 @@ use crate::entropy::SeededEntropy;
 use crate::format::Geometry;
 use crate::format::config::{self, ConfigParams, KdfParams};
 
+mod names;
 mod space;
 mod special;
 mod times;
@@ -386,8 +387,8 @@ fn a_vault_that_cannot_be_read_everywhere_can_be_mounted_after_an_unclean_end() 
     store.fsync(&node).unwrap();
     store.mkdir(&store.root(), b"dir", &NEW).unwrap();
     drop((node, store));
-    // The control directories (for the configuration, and three to mount), and then the first of the tree.
-    disk.fail_from(5, libc::EACCES, |call| call == CallKind::OpenDir);
+    // The control directories (for the configuration, and four to mount), and then the first of the tree.
+    disk.fail_from(6, libc::EACCES, |call| call == CallKind::OpenDir);
     drop(mount(&disk));
 }
 

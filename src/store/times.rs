@@ -131,7 +131,9 @@ impl<B: Backing> Store<B> {
         let moved = {
             let state = body.state.lock();
             let entry = state.map.as_ref().and_then(|map| map.get(name));
-            entry.and_then(|entry| self.nodes.get(entry.id))
+            entry.and_then(|entry| {
+                self.nodes.get(state.links.get(&entry.id).copied().unwrap_or(entry.id))
+            })
         };
         let Some(node) = moved else { return };
         let now = self.core.now();

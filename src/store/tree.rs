@@ -7,14 +7,14 @@ use std::sync::atomic::Ordering;
 use parking_lot::MutexGuard;
 
 use crate::backing::{AttrChange, Backing, FileKind, RenameMode, TempFile};
-use crate::format::{BackingName, EntryId, EntryKind, LengthClass, temp_file_name};
+use crate::format::{BackingName, Entry, EntryId, EntryKind, LengthClass, temp_file_name};
 
 use super::commit::Take;
 use super::dir::{DirState, Doom, Doomed, Under, Vacated, VacatedBy, remove_tree};
 use super::dirmap::MapEntry;
 use super::edit::Edit;
 use super::error::{Attempt, Result, StoreError};
-use super::node::{Home, Link, Node, PendingAttr, Place, TreeSpot, backing_name};
+use super::node::{Body, Home, Link, Node, PendingAttr, Place, TreeSpot, backing_name};
 use super::{ListEntry, NewAttr, Store};
 
 /// How often an operation tries again after making room for itself.
@@ -30,6 +30,8 @@ pub(super) enum Blocked<B: Backing> {
     Settle(Arc<Node<B>>),
     /// The path of a directory that something durable is to move into is not durable itself.
     Path(Arc<Node<B>>),
+    /// What is to move needs older layers whose names may not be durable.
+    Layers,
     /// Something moved meanwhile.
     Again,
 }
@@ -85,6 +87,13 @@ impl<B: Backing> Store<B> {
         check_name(name)?;
         let state = self.lock_dir(dir)?;
         let entry = state.map().get(name).ok_or(StoreError::NotFound)?;
+        Ok(Arc::clone(self.node_of(dir, &state, name, &entry)?.inode()))
+    }
+
+    /// As [`Store::lookup`], but of a file with several names the name.
+    pub(super) fn lookup_name(&self, dir: &Arc<Node<B>>, name: &[u8]) -> Result<Arc<Node<B>>> {
+        let state = self.lock_dir(dir)?;
+        let entry = state.map().get(name).ok_or(StoreError::NotFound)?;
         self.node_of(dir, &state, name, &entry)
     }
 
@@ -99,15 +108,18 @@ impl<B: Backing> Store<B> {
         if let Some(node) = state.pending.get(&entry.id) {
             return Ok(Arc::clone(node));
         }
-        let node = self.nodes.get_or_insert(entry.id, || {
+        let place = || {
             let home = match state.damaged.get(&entry.id) {
                 Some(backing) => Home::Damaged { dir: Arc::clone(dir), name: backing.clone() },
                 None => Home::Tree(state.spot(dir, name, entry.id)),
             };
             let link = Link { dir: Arc::clone(dir), name: name.into() };
-            let link_seq = dir.dir().map_or(0, |d| d.names.latest());
-            Node::new(entry.id, entry.kind, Place { link: Some(link), home, link_seq, away: false })
-        });
+            Place::new(Some(link), home, dir.dir().map_or(0, |d| d.names.latest()))
+        };
+        let node = match state.links.get(&entry.id) {
+            Some(inode) => self.name_node(entry.id, *inode, entry.kind, place())?,
+            None => self.nodes.get_or_insert(entry.id, || Node::new(entry.id, entry.kind, place())),
+        };
         let here = {
             let place = node.place.lock();
             place.link.as_ref().is_some_and(|link| {
@@ -131,7 +143,8 @@ impl<B: Backing> Store<B> {
     ) -> Result<()> {
         let state = self.lock_dir(dir)?;
         state.map().visit(after, &mut |cookie, entry, name| {
-            visit(&ListEntry { cookie, id: entry.id, kind: entry.kind, name })
+            let id = state.links.get(&entry.id).copied().unwrap_or(entry.id);
+            visit(&ListEntry { cookie, id, kind: entry.kind, name })
         });
         Ok(())
     }
@@ -166,7 +179,7 @@ impl<B: Backing> Store<B> {
         }
         let now = self.core.now();
         let link = Link { dir: Arc::clone(dir), name: name.into() };
-        let place = Place { link: Some(link), home: Home::Pending, link_seq: 0, away: false };
+        let place = Place::new(Some(link), Home::Pending, 0);
         let node = Node::new(id, kind, place);
         {
             let mut file = node.file()?.state.write();
@@ -198,13 +211,21 @@ impl<B: Backing> Store<B> {
             if state.map().get(name).is_some() {
                 return Err(StoreError::AlreadyExists);
             }
-            let claim = match claim(dir, &mut state, name) {
+            let claim = match self.claim(dir, &mut state, name) {
                 Ok(claim) => claim,
                 Err(blocked) => return Ok(Tried::Blocked(blocked)),
             };
             let id = EntryId::random(&*self.core.entropy);
             let kind = EntryKind::Dir;
-            let backing = backing_name(&self.core, dir.id(), id, kind, claim.replaces, name);
+            let what = Entry {
+                kind,
+                id,
+                inode: None,
+                replaces: claim.replaces,
+                rdev: None,
+                name: name.to_vec(),
+            };
+            let backing = backing_name(&self.core, dir.id(), what);
             let fd = dir.dir_fd(&self.core)?;
             self.ensure_sidecar(dir, &fd, &mut state, &backing)?;
             let privileged = self.core.backing.is_privileged();
@@ -214,7 +235,7 @@ impl<B: Backing> Store<B> {
                 TreeSpot { dir: Arc::clone(dir), name: name.into(), replaces: claim.replaces };
             let link = Link { dir: Arc::clone(dir), name: name.into() };
             let link_seq = dir.dir()?.names.count();
-            let place = Place { link: Some(link), home: Home::Tree(spot), link_seq, away: false };
+            let place = Place::new(Some(link), Home::Tree(spot), link_seq);
             let node = Node::new(id, kind, place);
             let owner = AttrChange {
                 uid: privileged.then_some(new.uid),
@@ -262,7 +283,10 @@ impl<B: Backing> Store<B> {
     /// Removes a file's name.
     pub fn unlink(&self, dir: &Arc<Node<B>>, name: &[u8]) -> Result<()> {
         self.check_change(name)?;
-        self.try_until(|| self.try_unlink(dir, name))
+        self.try_until(|| match self.unlink_waiting(dir, name)? {
+            Some(tried) => Ok(tried),
+            None => self.try_unlink(dir, name),
+        })
     }
 
     fn try_unlink(&self, dir: &Arc<Node<B>>, name: &[u8]) -> Result<Tried<B, ()>> {
@@ -273,6 +297,14 @@ impl<B: Backing> Store<B> {
         let entry = state.map().get(name).ok_or(StoreError::NotFound)?;
         if entry.kind == EntryKind::Dir {
             return Err(StoreError::IsADirectory);
+        }
+        let under = match state.under.get(name) {
+            Some(Under::Replaced { id, .. }) => Some(*id),
+            Some(Under::MovedAway(_)) | None => None,
+        };
+        let mut going = entry.published.then_some(entry.id).into_iter().chain(under);
+        if let Some(blocked) = going.find_map(|id| self.must_keep(&state, id)) {
+            return Ok(Tried::Blocked(blocked));
         }
         if entry.damaged {
             return self.remove_damaged(dir, &mut state, name, entry.id).map(Tried::Done);
@@ -332,8 +364,11 @@ impl<B: Backing> Store<B> {
             if Arc::ptr_eq(&spot.dir, dir) {
                 state.under.remove(&spot.name);
                 node.place.lock().away = false;
+                node.waits_no_more();
                 self.remove_entry(state, Some(node), &spot, node.id(), node.kind())?;
             } else {
+                self.name_hidden(state, node.id());
+                state.links.remove(&node.id());
                 // The other directory is not locked here: the commit of the unlinked node removes it. Nothing that
                 // nobody can see any more may keep it from that.
                 if !has_handles(node) {
@@ -341,6 +376,8 @@ impl<B: Backing> Store<B> {
                 }
                 self.queue.make_eligible(node, self.core.clock.elapsed());
             }
+        } else if let Body::Name(_) = &node.body {
+            self.waiting_dropped(dir, state, node)?;
         } else if !has_handles(node) {
             self.let_go(node);
         }
@@ -376,7 +413,7 @@ impl<B: Backing> Store<B> {
     ) -> Result<()> {
         let core = &self.core;
         let fd = spot.dir.dir_fd(core)?;
-        let backing = backing_name(core, spot.dir.id(), id, kind, spot.replaces, &spot.name);
+        let backing = state.backing_name(core, spot, id, kind);
         let buried = live.map(|node| (node, node.bury(core)));
         if let Some((node, None)) = buried {
             self.make_ghost(node, &spot.dir, state, &backing.name)?;
@@ -407,6 +444,9 @@ impl<B: Backing> Store<B> {
         if let Some(node) = live.filter(|node| node.is_gone()) {
             self.discard(node);
         }
+        if let Some(inode) = state.links.remove(&id) {
+            self.name_removed(inode, id, &spot.dir, state, change);
+        }
         Ok(())
     }
 
@@ -433,6 +473,7 @@ impl<B: Backing> Store<B> {
             && self.nodes.get(id).is_some_and(|n| matches!(n.place.lock().home, Home::Tree(_)));
         kind == EntryKind::File
             && !elsewhere
+            && !self.is_inode(id)
             && self.core.backing.stat(fd, crate::backing::At::Name(backing)).is_ok_and(|stat| {
                 stat.nlink < 2 && self.core.geometry.classify(stat.len) == LengthClass::Mapped
             })
@@ -601,6 +642,7 @@ impl<B: Backing> Store<B> {
                 }
                 Tried::Blocked(Blocked::Settle(dir)) => self.settle(&dir)?,
                 Tried::Blocked(Blocked::Path(dir)) => self.sync_path(&dir)?,
+                Tried::Blocked(Blocked::Layers) => self.sync_layer_names()?,
                 Tried::Blocked(Blocked::Again) => {
                     std::thread::sleep(std::time::Duration::from_micros(200));
                 }
@@ -625,6 +667,20 @@ impl<B: Backing> Store<B> {
             }
         }
         Ok(state)
+    }
+
+    /// The right to `name` in `dir`, or what must be done before anybody can have it.
+    pub(super) fn claim(
+        &self,
+        dir: &Arc<Node<B>>,
+        state: &mut DirState<B>,
+        name: &[u8],
+    ) -> std::result::Result<Claim, Blocked<B>> {
+        let claim = claim(dir, state, name)?;
+        match claim.dies.and_then(|(dead, ..)| self.must_keep(state, dead)) {
+            Some(blocked) => Err(blocked),
+            None => Ok(claim),
+        }
     }
 
     pub(super) fn check_change(&self, name: &[u8]) -> Result<()> {
@@ -674,8 +730,8 @@ pub(super) fn must_bury<B: Backing>(
     buried.map(|change| Blocked::Sync(Arc::clone(dir), *change))
 }
 
-/// The right to `name` in `dir`, or what must be done before anybody can have it.
-pub(super) fn claim<B: Backing>(
+/// The right to `name` in `dir`, or what must be done before anybody can have it, whoever dies by it.
+fn claim<B: Backing>(
     dir: &Arc<Node<B>>,
     state: &mut DirState<B>,
     name: &[u8],
@@ -701,14 +757,7 @@ pub(super) fn claim<B: Backing>(
 
 /// A copy of where the node's entry is.
 pub(super) fn clone_home<B: Backing>(node: &Node<B>) -> Home<B> {
-    match &node.place.lock().home {
-        Home::Tree(spot) => Home::Tree(spot.clone()),
-        Home::Ghost(ghost) => Home::Ghost(ghost.clone()),
-        Home::Pending => Home::Pending,
-        Home::Root => Home::Root,
-        Home::Damaged { dir, name } => Home::Damaged { dir: Arc::clone(dir), name: name.clone() },
-        Home::Gone => Home::Gone,
-    }
+    node.place.lock().home.clone()
 }
 
 /// Whether anybody has the file open.

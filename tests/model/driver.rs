@@ -213,6 +213,16 @@ impl Driver {
                 let model = self.model.rename((from_node, &from_name), (to_node, &to_name), *mode);
                 both(real, model)?;
             }
+            Op::Link { from, to } => {
+                let (to_node, to_ino) = self.dir(to.0)?;
+                let to_name = to.1.bytes();
+                self.on_name(from.0, &from.1.bytes(), |driver, node, ino| {
+                    let real = driver.fs.link(ino, to_ino, &to_name);
+                    let model = driver.model.link(node, to_node, &to_name);
+                    driver.made(real, model)?;
+                    Ok(Lookup::Forget)
+                })?;
+            }
             Op::List { dir } => {
                 let (node, ino) = self.dir(*dir)?;
                 self.compare_listing(node, ino)?;
@@ -500,6 +510,9 @@ impl Driver {
                 same("kind and device", (attr.kind, attr.rdev), (*kind, *rdev))?;
                 same("size and blocks", (attr.size, attr.blocks_512), (0, 0))?;
             }
+        }
+        if attr.kind != EntryKind::Dir {
+            same("number of names", attr.nlink, model.links)?;
         }
         same("mode", format!("{:o}", attr.mode), format!("{:o}", model.mode))?;
         same("owner", (attr.uid, attr.gid), (model.uid, model.gid))?;

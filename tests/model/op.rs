@@ -204,6 +204,10 @@ pub enum Op {
         to: (Pick, Name),
         mode: Mode,
     },
+    Link {
+        from: (Pick, Name),
+        to: (Pick, Name),
+    },
     List {
         dir: Pick,
     },
@@ -292,11 +296,12 @@ impl Op {
             54..=57 => Op::Fsync { handle },
             58..=59 => Op::FsyncDir { dir },
             60..=64 => Op::Mkdir { dir, name, mode: 0o700 | rng.below(0o100) as u32 },
-            65..=66 => Op::Symlink { dir, name, len: 1 + rng.below(300) as usize },
+            65 => Op::Symlink { dir, name, len: 1 + rng.below(300) as usize },
             67 => Op::Readlink { dir, name },
             68..=71 => Op::Unlink { dir, name },
             72..=73 => Op::Rmdir { dir, name },
-            74..=85 => {
+            66 | 74..=76 => Op::Link { from: (dir, name), to: (rng.pick(), Name::random(rng)) },
+            77..=85 => {
                 let to = (rng.pick(), Name::random(rng));
                 let mode = match rng.below(6) {
                     0 => Mode::NoReplace,

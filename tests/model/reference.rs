@@ -33,6 +33,8 @@ pub struct RefNode {
     pub mtime: Option<Timestamp>,
     /// Of a directory.
     pub parent: NodeIndex,
+    /// Names; not counted of directories.
+    pub links: u32,
 }
 
 pub const ROOT: NodeIndex = 0;
@@ -55,6 +57,7 @@ impl Reference {
             gid: 0,
             mtime: None,
             parent: ROOT,
+            links: 1,
         };
         Reference { nodes: vec![root] }
     }
@@ -134,6 +137,7 @@ impl Reference {
             gid: if inherits { parent.gid } else { 0 },
             mtime: None,
             parent: dir,
+            links: 1,
             body,
         };
         self.nodes.push(node);
@@ -148,7 +152,30 @@ impl Reference {
             return Err(vec![libc::EISDIR, libc::EPERM]);
         }
         self.change(dir).remove(name);
+        self.nodes[node].links -= 1;
         Ok(())
+    }
+
+    pub fn link(
+        &mut self,
+        node: NodeIndex,
+        dir: NodeIndex,
+        name: &[u8],
+    ) -> Result<NodeIndex, Refusal> {
+        check_name(name)?;
+        let mut wrong = Vec::new();
+        if self.entries(dir).contains_key(name) {
+            wrong.push(libc::EEXIST);
+        }
+        if self.is_dir(node) {
+            wrong.push(libc::EPERM);
+        }
+        if !wrong.is_empty() {
+            return Err(wrong);
+        }
+        self.change(dir).insert(name.to_vec(), node);
+        self.nodes[node].links += 1;
+        Ok(node)
     }
 
     pub fn rmdir(&mut self, dir: NodeIndex, name: &[u8]) -> Result<(), Refusal> {
@@ -228,6 +255,11 @@ impl Reference {
         let moved = moved?;
         if target.as_ref() == Ok(&moved) {
             return Ok(());
+        }
+        if let (Ok(target), Mode::Replace) = (&target, mode)
+            && !self.is_dir(*target)
+        {
+            self.nodes[*target].links -= 1;
         }
         self.change(from.0).remove(from.1);
         self.change(to.0).insert(to.1.to_vec(), moved);

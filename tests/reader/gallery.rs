@@ -13,7 +13,8 @@ use akasha::entropy::{Entropy, SeededEntropy};
 use akasha::format::config::{self, ConfigParams, KdfParams};
 use akasha::format::{
     Entry, EntryId, EntryKind, Extent, Form, Geometry, HEADER_LEN, LayerMap, LayerSealer, ObjectId,
-    Parent, Role, Source, TailFields, TailTag, layer_file_name, seal_entry,
+    Parent, Role, Source, Stub, TailFields, TailTag, inode_file_name, layer_file_name, seal_entry,
+    seal_stub, stub_file_name,
 };
 
 use data_encoding::HEXLOWER;
@@ -197,7 +198,7 @@ impl Builder<'_> {
 
     fn new_entry(&self, kind: EntryKind, name: &[u8], replaces: Option<EntryId>) -> Entry {
         let id = EntryId::random(&self.entropy);
-        Entry { kind, id, replaces, rdev: None, name: name.to_vec() }
+        Entry { kind, id, inode: None, replaces, rdev: None, name: name.to_vec() }
     }
 
     fn dir(&mut self, parent: &Dir, name: &[u8]) -> Dir {
@@ -459,6 +460,97 @@ pub fn add_conflicts_of_saves(
     pair[0].replaces = Some(pair[1].id);
     pair[1].replaces = Some(pair[0].id);
     builder.conflict(&root, pair);
+}
+
+/// As [`build`], and files with several names: of every form and in every place.
+pub fn build_with_links(vault: &Path, cipher: Cipher, block_log2: u8, seed: u64) -> Tree {
+    let mut tree = build(vault, cipher, block_log2, seed);
+    let mut builder = reopen(vault, cipher, block_log2, seed, &mut tree);
+    let root = Dir { backing: vault.to_owned(), path: Vec::new(), id: EntryId::ROOT };
+    let dir = builder.dir(&root, b"links");
+    let long = vec![b'n'; 133];
+    let block = usize::try_from(builder.geometry.block_len()).unwrap();
+    fs::create_dir_all(vault.join(".akasha/inodes")).unwrap();
+    for (kind, name, content) in [
+        (EntryKind::File, b"small".as_slice(), builder.random(5000)),
+        (EntryKind::File, &long, Vec::new()),
+        (EntryKind::Symlink, b"symlink", b"target".to_vec()),
+        (EntryKind::Fifo, b"fifo", Vec::new()),
+    ] {
+        let inode = EntryId::random(&builder.entropy);
+        let sealed = builder.simple(inode, 3, &content);
+        let shown = match kind {
+            EntryKind::Symlink => Shown::Link(content),
+            EntryKind::Fifo => Shown::Fifo,
+            _ => Shown::File(content),
+        };
+        builder.linked(&[&root, &dir], kind, name, inode, &sealed, &shown);
+    }
+    // In two layers.
+    let inode = EntryId::random(&builder.entropy);
+    let (mut content, first) = (builder.random(2 * block), builder.random(block));
+    let base = builder.simple(inode, 1, &content);
+    let map = LayerMap { extents: vec![own(0, 1, 0)], parents: vec![base.parent] };
+    let about = fields(Form::Mapped, inode, 2, content.len() as u64);
+    let top = builder.layer(&[Some(&first)], &about, Some(&map));
+    content[..block].copy_from_slice(&first);
+    builder.put_parent(&base);
+    builder.linked(&[&root, &dir], EntryKind::File, b"layers", inode, &top, &Shown::File(content));
+    tree
+}
+
+/// Adds names of files that are not there, that are something else, or that have a name of their own.
+pub fn add_broken_links(vault: &Path, cipher: Cipher, block_log2: u8, seed: u64, tree: &mut Tree) {
+    let mut builder = reopen(vault, cipher, block_log2, seed ^ 77, tree);
+    let root = Dir { backing: vault.to_owned(), path: Vec::new(), id: EntryId::ROOT };
+    let dir = builder.dir(&root, b"broken links");
+    let lost = EntryId::random(&builder.entropy);
+    let entry = builder.name_of(lost, EntryKind::File, b"lost");
+    fs::write(builder.name(&dir, &entry), builder.stub(lost)).unwrap();
+    builder.tree.insert(dir.inside(b"lost"), Shown::Unreadable);
+    // What lies there is another file's.
+    let inode = EntryId::random(&builder.entropy);
+    let theirs = builder.simple(EntryId::random(&builder.entropy), 1, b"theirs");
+    builder.linked(&[&dir], EntryKind::File, b"other", inode, &theirs, &Shown::Unreadable);
+    // A stub there, too.
+    let inode = EntryId::random(&builder.entropy);
+    let stub = Sealed { bytes: builder.stub(inode), ..builder.simple(inode, 1, b"") };
+    builder.linked(&[&dir], EntryKind::File, b"stub", inode, &stub, &Shown::Unreadable);
+}
+
+impl Builder<'_> {
+    fn stub(&self, inode: EntryId) -> Vec<u8> {
+        let said = Stub { inode, native: 7 };
+        seal_stub(&self.keys, self.cipher, self.geometry, said, &self.entropy).to_vec()
+    }
+
+    fn name_of(&self, inode: EntryId, kind: EntryKind, name: &[u8]) -> Entry {
+        Entry { inode: Some(inode), ..self.new_entry(kind, name, None) }
+    }
+
+    /// A file with a name in each of `dirs`.
+    fn linked(
+        &mut self,
+        dirs: &[&Dir],
+        kind: EntryKind,
+        name: &[u8],
+        inode: EntryId,
+        top: &Sealed,
+        shown: &Shown,
+    ) {
+        let inodes = self.vault.join(".akasha/inodes");
+        let place = |name: Vec<u8>| inodes.join(OsStr::from_bytes(&name));
+        fs::write(place(inode_file_name(inode)), &top.bytes).unwrap();
+        let stub = self.stub(inode);
+        fs::write(place(stub_file_name(inode)), &stub).unwrap();
+        for dir in dirs {
+            let name = [b"link to ", name].concat();
+            let entry = self.name_of(inode, kind, &name);
+            // Copied, as git has it: nobody looks into it.
+            fs::write(self.name(dir, &entry), &stub).unwrap();
+            self.tree.insert(dir.inside(&name), shown.clone());
+        }
+    }
 }
 
 fn fields(form: Form, id: EntryId, commit: u64, size: u64) -> TailFields {

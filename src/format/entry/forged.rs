@@ -15,7 +15,14 @@ fn id(n: u64) -> EntryId {
 }
 
 fn file(name: &[u8]) -> Entry {
-    Entry { kind: EntryKind::File, id: id(9), replaces: None, rdev: None, name: name.to_vec() }
+    Entry {
+        kind: EntryKind::File,
+        id: id(9),
+        inode: None,
+        replaces: None,
+        rdev: None,
+        name: name.to_vec(),
+    }
 }
 
 /// A backing name of the root over this plaintext, whatever it says.
@@ -45,12 +52,18 @@ fn the_record_is_laid_out_as_written() {
     device[11] = 5;
     device.splice(19..19, 0x0801_u64.to_le_bytes());
     device.resize(32, 0);
-    let expected = Entry {
+    let mut expected = Entry {
         kind: EntryKind::BlockDevice,
         replaces: Some(id(5)),
         rdev: Some(0x0801),
         ..file(b"ab")
     };
+    assert_eq!(open(&forge(&device)), Ok(expected.clone()));
+    device[2] = 3;
+    device.splice(19..19, 0x0707_u64.to_le_bytes());
+    device.truncate(19 + 16 + 3);
+    device.resize(48, 0);
+    expected.inode = Some(id(0x0707));
     assert_eq!(open(&forge(&device)), Ok(expected));
 }
 
@@ -77,7 +90,23 @@ refused_entries! {
     a_record_of_an_unknown_kind: "kind", |p| p[1] = 8;
     a_file_with_a_device_number: "flags", |p| p[2] = 1;
     a_device_without_a_number: "flags", |p| p[1] = 6;
-    a_record_with_an_unknown_flag: "flags", |p| p[2] = 2;
+    a_record_with_an_unknown_flag: "flags", |p| p[2] = 4;
+    a_directory_of_several_names: "flags", |p| (p[1], p[2]) = (2, 2);
+    a_name_of_no_file: "inode", |p| {
+        p[2] = 2;
+        p.splice(19..19, [0; 8]);
+        p.resize(32, 0);
+    };
+    a_name_of_the_root: "inode", |p| {
+        p[2] = 2;
+        p.splice(19..19, 1_u64.to_le_bytes());
+        p.resize(32, 0);
+    };
+    a_name_of_itself: "inode", |p| {
+        p[2] = 2;
+        p.splice(19..19, 9_u64.to_le_bytes());
+        p.resize(32, 0);
+    };
     a_device_without_a_name: "padding", |p| {
         p[1] = 7;
         p[2] = 1;
@@ -114,16 +143,18 @@ proptest! {
     #[test]
     fn every_entry_opens_where_it_was_sealed_and_nowhere_else(
         name in name(), entry in 2..1_u64 << 63, replaces in 0..1_u64 << 63, kind in 0..7_usize,
-        rdev in any::<u64>(), parent in 1..1_u64 << 63, flip in any::<usize>()
+        inode in prop::option::of(2..1_u64 << 63), rdev in any::<u64>(), parent in 1..1_u64 << 63, flip in any::<usize>()
     ) {
         let kind = EntryKind::ALL[kind];
         let replaces = EntryId::from_raw(replaces).filter(|r| r.get() != 1 && r.get() != entry);
         let rdev = kind.is_device().then_some(rdev);
-        let entry = Entry { kind, id: id(entry), replaces, rdev, name };
+        let inode = inode.filter(|inode| *inode != entry && kind != EntryKind::Dir).map(id);
+        let entry = Entry { kind, id: id(entry), inode, replaces, rdev, name };
         let (keys, parent) = (keys(), id(parent));
         let backing = seal_entry(&keys, parent, &entry);
         prop_assert!(backing.name.len() <= 255);
-        let long = entry.name.len() + if rdev.is_some() { 8 } else { 0 } > 140;
+        let numbers = usize::from(rdev.is_some()) + usize::from(inode.is_some());
+        let long = entry.name.len() + 8 * numbers > 140;
         prop_assert_eq!(backing.sidecar.is_some(), long);
         let sealed = match &backing.sidecar {
             None => {

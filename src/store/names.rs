@@ -1,0 +1,604 @@
+//! A file with several names: hard links.
+//!
+//! Its versions are published as `.akasha/inodes/<id>`. Each of its names is an entry of its own, made, moved and removed as
+//! every other one; the backing file under it is a native link of one stub, `.akasha/inodes/<id>.stub`, so that the
+//! backing filesystem counts the names. What the mount shows for a name is the file that its entry says.
+//!
+//! link(2) changes memory alone, as making a file does. A file with one name gets two then: its own becomes a pending one
+//! that covers it, the new one waits beside it. If all but one are gone before the next commit, it is again a file with
+//! one name, moved. Else the commit does, each step durable before the next:
+//!
+//! ```text
+//! inode    stub and file appear in `.akasha/inodes` (of a published file: a second native link)
+//! cover    the entry of the first name takes the place of the file's own
+//! names    the others appear
+//! ```
+//!
+//! So whatever a cut leaves, every name that is there shows the whole file.
+
+use std::sync::{Arc, Weak};
+
+use crate::backing::{At, Backing, PublishedFile};
+use crate::format::{
+    EntryId, EntryKind, ObjectId, STUB_LEN, Stub, inode_file_name, open_stub, stub_file_name,
+    temp_file_name,
+};
+
+use super::Store;
+use super::dir::{DirState, Doom, Under};
+use super::dirmap::MapEntry;
+use super::error::{Attempt, Result, StoreError};
+use super::node::{Body, Home, Link, Node, Place, TreeSpot};
+use super::rename::has_durable_path;
+use super::tree::{Blocked, Locked, Tried, clone_home, has_handles};
+
+/// Names that a file can have: ext4 counts to 65,000, and the stub has one of its own.
+const NAMES_MAX: u32 = 64_000;
+
+/// What is known of a file's names.
+pub(crate) struct Names<B: Backing> {
+    /// Names that are to appear, or to move, at the next commit. The directories that show them hold them.
+    pub waiting: Vec<Weak<Node<B>>>,
+    /// Directories where names of it appeared by changes that may not be durable.
+    pub recent: Vec<(Arc<Node<B>>, u64)>,
+    /// The change by which a name took the place of the file's own, as long as that may not be durable.
+    pub covered: Option<(Arc<Node<B>>, u64)>,
+    /// Whether the stub is at its place.
+    pub has_stub: bool,
+    /// Older layers to remove once no cut can bring a version back that needs them.
+    pub dropped: Vec<ObjectId>,
+    /// No name is left: the directory of the last one, and the change that removed it.
+    pub gone: Option<(Arc<Node<B>>, u64)>,
+}
+
+impl<B: Backing> Names<B> {
+    fn new(has_stub: bool) -> Self {
+        Names {
+            waiting: Vec::new(),
+            recent: Vec::new(),
+            covered: None,
+            has_stub,
+            dropped: Vec::new(),
+            gone: None,
+        }
+    }
+
+    pub fn waiting(&self) -> Vec<Arc<Node<B>>> {
+        self.waiting.iter().filter_map(Weak::upgrade).collect()
+    }
+
+    pub fn waits_no_more(&mut self, name: &Arc<Node<B>>) {
+        self.waiting.retain(|waiting| waiting.upgrade().is_some_and(|w| !Arc::ptr_eq(&w, name)));
+    }
+}
+
+impl<B: Backing> Node<B> {
+    /// Whether it is a file that has, or is to have, several names.
+    pub(crate) fn has_names(&self) -> bool {
+        self.place.lock().names.is_some()
+    }
+
+    /// Runs `with` on what is known of its names, if it has several.
+    pub(super) fn with_names<T>(&self, with: impl FnOnce(&mut Names<B>) -> T) -> Option<T> {
+        self.place.lock().names.as_mut().map(|names| with(names))
+    }
+
+    /// This name, which was published, waits for the commit to be moved.
+    pub(super) fn note_waits(self: &Arc<Self>) {
+        self.inode().with_names(|names| {
+            names.waits_no_more(self);
+            names.waiting.push(Arc::downgrade(self));
+        });
+    }
+
+    /// It is one of several names and does not wait any more, or is none of them.
+    pub(super) fn waits_no_more(self: &Arc<Self>) {
+        self.inode().with_names(|names| names.waits_no_more(self));
+    }
+
+    /// The directories that must be synced for its names to be durable, each with the change.
+    pub(super) fn recent_names(&self) -> Vec<(Arc<Node<B>>, u64)> {
+        self.with_names(|names| names.recent.clone()).unwrap_or_default()
+    }
+
+    /// These changes are durable.
+    pub(super) fn forget_recent(&self, durable: &[(Arc<Node<B>>, u64)]) {
+        self.with_names(|names| {
+            names.recent.retain(|(dir, change)| {
+                !durable.iter().any(|(d, upto)| Arc::ptr_eq(d, dir) && change <= upto)
+            });
+        });
+    }
+}
+
+/// Whether the pending name `name` stands over the entry of its own file.
+pub(super) fn covers_itself<B: Backing>(state: &DirState<B>, name: &[u8], id: EntryId) -> bool {
+    matches!(state.under.get(name), Some(Under::Replaced { id: under, .. })
+        if state.links.get(&id) == Some(under))
+}
+
+impl<B: Backing> Store<B> {
+    /// link(2): gives a file one more name. It exists in memory until the file is committed.
+    ///
+    /// # Errors
+    /// `IsADirectory`; `NotSupported` if the backing filesystem has no hard links; EMLINK.
+    pub fn link(&self, node: &Arc<Node<B>>, dir: &Arc<Node<B>>, name: &[u8]) -> Result<()> {
+        self.check_change(name)?;
+        node.file()?;
+        if !self.has_native_links()? {
+            return Err(StoreError::NotSupported);
+        }
+        if node.has_names() && self.link_count(node) >= NAMES_MAX {
+            let source = std::io::Error::from_raw_os_error(libc::EMLINK);
+            return Err(StoreError::Io { what: "count the names of a file", source });
+        }
+        self.try_until(|| self.try_link(node, dir, name))?;
+        node.note_changed(self.core.now());
+        self.note_waiting(node);
+        Ok(())
+    }
+
+    fn try_link(
+        &self,
+        node: &Arc<Node<B>>,
+        dir: &Arc<Node<B>>,
+        name: &[u8],
+    ) -> Result<Tried<B, ()>> {
+        let own = {
+            let place = node.place.lock();
+            if place.is_nameless() {
+                return Err(StoreError::NotFound);
+            }
+            place.link.clone()
+        };
+        let Some(own) = own else {
+            let mut state = self.lock_dir(dir)?;
+            return self.add_name(node, dir, &mut state, name);
+        };
+        // What covers an entry must be sealed with its name.
+        self.keep_shown_name(&own.dir, &own.name)?;
+        let mut locked = Locked::lock(self, &own.dir, dir)?;
+        if locked.of(dir).map().get(name).is_some() {
+            return Err(StoreError::AlreadyExists);
+        }
+        {
+            let mut place = node.place.lock();
+            let same = place.link.as_ref().is_some_and(|now| is_same(now, &own));
+            if !same || !matches!(place.home, Home::Pending | Home::Tree(_)) {
+                return Ok(Tried::Blocked(Blocked::Again));
+            }
+            if place.away {
+                return Ok(Tried::Blocked(Blocked::Commit(Arc::clone(node))));
+            }
+            place.link = None;
+            place.names = Some(Box::new(Names::new(false)));
+        }
+        let cover = self.wait(node, &own.dir, &own.name);
+        let state = locked.of(&own.dir);
+        if state.map().get(&own.name).is_some_and(|entry| entry.published) {
+            let replaces = state.replaces.get(&node.id()).copied();
+            let under = Under::Replaced { id: node.id(), kind: node.kind(), replaces };
+            state.under.insert(own.name.clone(), under);
+        }
+        state.pending.remove(&node.id());
+        state.map_mut().reassign(&own.name, pending_entry(&cover));
+        state.links.insert(cover.id(), node.id());
+        state.pending.insert(cover.id(), cover);
+        self.add_name(node, dir, locked.of(dir), name)
+    }
+
+    /// Shows one more name of a file that has several.
+    fn add_name(
+        &self,
+        node: &Arc<Node<B>>,
+        dir: &Arc<Node<B>>,
+        state: &mut DirState<B>,
+        name: &[u8],
+    ) -> Result<Tried<B, ()>> {
+        if state.map().get(name).is_some() {
+            return Err(StoreError::AlreadyExists);
+        }
+        match node.with_names(|names| names.gone.is_some()) {
+            None => return Ok(Tried::Blocked(Blocked::Again)),
+            Some(true) => return Err(StoreError::NotFound),
+            Some(false) => {}
+        }
+        let new = self.wait(node, dir, name);
+        let now = self.core.now();
+        state.map_mut().insert(name, pending_entry(&new));
+        state.links.insert(new.id(), node.id());
+        state.pending.insert(new.id(), new);
+        state.times = Some((now, now));
+        Ok(Tried::Done(()))
+    }
+
+    /// A new name of `node` that waits for the commit.
+    fn wait(&self, node: &Arc<Node<B>>, dir: &Arc<Node<B>>, name: &[u8]) -> Arc<Node<B>> {
+        let link = Link { dir: Arc::clone(dir), name: name.into() };
+        let place = Place::new(Some(link), Home::Pending, 0);
+        let new = Node::new_name(EntryId::random(&*self.core.entropy), node, place);
+        self.nodes.insert(&new);
+        node.with_names(|names| names.waiting.push(Arc::downgrade(&new)));
+        new
+    }
+
+    /// Notes that a name of the file that `node` is, or is a name of, appeared in `dir` by `change`.
+    pub(super) fn note_recent(&self, node: &Arc<Node<B>>, dir: &Arc<Node<B>>, change: u64) {
+        let node = node.inode();
+        node.with_names(|names| {
+            match names.recent.iter_mut().find(|(known, _)| Arc::ptr_eq(known, dir)) {
+                Some(known) => known.1 = change,
+                None => names.recent.push((Arc::clone(dir), change)),
+            }
+        });
+        // Whoever forgot it would not know what must be durable before another name of it goes.
+        self.newly_named.lock().insert(node.id(), Arc::clone(node));
+    }
+
+    /// Makes the names durable that somebody else's commit published, and lets go of their files.
+    pub(super) fn sync_newly_named(&self) {
+        self.forget_newly_named();
+        let left: Vec<_> = self.newly_named.lock().values().cloned().collect();
+        if let Err(error) = self.sync_paths(&left) {
+            log::warn!("names are not durable: {}", super::error::chain(&error));
+        }
+        self.forget_newly_named();
+    }
+
+    /// Lets go of the files whose names are durable.
+    fn forget_newly_named(&self) {
+        let durable = |node: &Arc<Node<B>>| {
+            node.recent_names()
+                .iter()
+                .all(|(dir, change)| dir.dir().is_ok_and(|body| body.names.upto() >= *change))
+        };
+        let gone: Vec<_> = self.newly_named.lock().extract_if(|_, node| durable(node)).collect();
+        drop(gone);
+    }
+
+    /// Has the interval's commit take names that wait.
+    pub(super) fn note_waiting(&self, node: &Arc<Node<B>>) {
+        if has_handles(node) {
+            self.queue.add(node);
+        } else {
+            self.queue.make_eligible(node, self.core.clock.elapsed());
+        }
+    }
+
+    /// The node of a name that the backing directory holds, and with it that of its file.
+    pub(super) fn name_node(
+        &self,
+        id: EntryId,
+        inode: EntryId,
+        kind: EntryKind,
+        place: Place<B>,
+    ) -> Result<Arc<Node<B>>> {
+        let node = self.nodes.get_or_insert(inode, || {
+            let mut place = Place::new(None, Home::Inode, 0);
+            place.names = Some(Box::new(Names::new(true)));
+            Node::new(inode, kind, place)
+        });
+        let found = self.nodes.get_or_insert(id, || Node::new_name(id, &node, place));
+        let fits = matches!(&found.body, Body::Name(of) if Arc::ptr_eq(of, &node))
+            && node.kind() == kind
+            && (node.has_names() || node.is_gone());
+        if fits {
+            Ok(found)
+        } else {
+            // Somebody put a file and a name of it, or names of two kinds, into the vault.
+            Err(StoreError::broken(format!("entry {:016x}", inode.get()), "found in two places"))
+        }
+    }
+
+    /// The number of names that the mount shows.
+    pub(super) fn link_count(&self, node: &Arc<Node<B>>) -> u32 {
+        let (new, has_stub) = {
+            let place = node.place.lock();
+            let Some(names) = &place.names else { return u32::from(place.link.is_some()) };
+            let waiting = names.waiting();
+            let is_new = |name: &&Arc<Node<B>>| {
+                let place = name.place.lock();
+                place.link.is_some() && matches!(place.home, Home::Pending)
+            };
+            let new = waiting.iter().filter(is_new).count();
+            (new, names.has_stub && names.gone.is_none())
+        };
+        let native = if has_stub { self.stub_links(node.id()).unwrap_or(2) - 1 } else { 0 };
+        let hidden = self.core.hidden_names(node.id());
+        (native as usize + new).saturating_sub(hidden).try_into().unwrap_or(u32::MAX)
+    }
+
+    /// The native links of a file's stub: one of its own, and one for each name.
+    fn stub_links(&self, inode: EntryId) -> Result<u32> {
+        let stub = stub_file_name(inode);
+        let stat = self.core.backing.stat(&self.core.inodes, At::Name(&stub));
+        Ok(stat.attempt("count the names of a file")?.nlink.max(1))
+    }
+
+    /// Whether the native link count of a file's stub counts its names: not if the vault was copied without its
+    /// hard links.
+    fn stub_counts(&self, inode: EntryId) -> bool {
+        let core = &self.core;
+        let read = || -> std::io::Result<bool> {
+            let file = core.backing.open(&core.inodes, &stub_file_name(inode))?;
+            let stat = file.stat()?;
+            let mut bytes = [0; STUB_LEN];
+            if stat.len == STUB_LEN as u64 {
+                file.read_at(0, &mut bytes)?;
+            }
+            let stub = open_stub(&core.keys, core.cipher, core.geometry, &bytes).ok();
+            Ok(stub == Some(Stub { inode, native: stat.ino }))
+        };
+        read().unwrap_or(false)
+    }
+
+    /// Whether `.akasha/inodes` has a file of this id.
+    pub(super) fn is_inode(&self, id: EntryId) -> bool {
+        self.core.backing.stat(&self.core.inodes, At::Name(&inode_file_name(id))).is_ok()
+    }
+
+    /// Whether files can have several names in the backing filesystem; tried once.
+    fn has_native_links(&self) -> Result<bool> {
+        if let Some(known) = self.native_links.get() {
+            return Ok(*known);
+        }
+        let (backing, tmp) = (&self.core.backing, &self.core.tmp);
+        let names = [temp_file_name(&*self.core.entropy), temp_file_name(&*self.core.entropy)];
+        drop(backing.create_temp(tmp, &names[0], 0o600).attempt("try hard links")?);
+        let linked = backing.link(tmp, &names[0], tmp, &names[1]);
+        for name in &names[..=usize::from(linked.is_ok())] {
+            backing.unlink(tmp, name).attempt("try hard links")?;
+        }
+        let can = match linked {
+            Ok(()) => true,
+            Err(error)
+                if matches!(
+                    error.raw_os_error(),
+                    Some(libc::EPERM | libc::EOPNOTSUPP | libc::ENOSYS | libc::EMLINK)
+                ) =>
+            {
+                false
+            }
+            Err(error) => return Err(error).attempt("try hard links"),
+        };
+        Ok(*self.native_links.get_or_init(|| can))
+    }
+}
+
+// ---- Names that go.
+
+impl<B: Backing> Store<B> {
+    /// unlink(2) of a name that is still to appear; `None` if it is none. The file is again one with a single name, if
+    /// one other is left.
+    pub(super) fn unlink_waiting(
+        &self,
+        dir: &Arc<Node<B>>,
+        name: &[u8],
+    ) -> Result<Option<Tried<B, ()>>> {
+        let (going, other) = {
+            let state = self.lock_dir(dir)?;
+            let Some(entry) = state.map().get(name) else { return Ok(None) };
+            let going = state.pending.get(&entry.id).filter(|node| {
+                matches!(node.body, Body::Name(_))
+                    && matches!(node.place.lock().home, Home::Pending)
+            });
+            let Some(going) = going else { return Ok(None) };
+            match only_other(going) {
+                Some(other) => (Arc::clone(going), other),
+                None if covers_itself(&state, name, entry.id) => {
+                    // The file itself is under it, and may not go with it.
+                    return Ok(Some(Tried::Blocked(Blocked::Commit(Arc::clone(going)))));
+                }
+                None => return Ok(None),
+            }
+        };
+        let Some(at) = other.place.lock().link.clone() else {
+            return Ok(Some(Tried::Blocked(Blocked::Again)));
+        };
+        let mut locked = Locked::lock(self, dir, &at.dir)?;
+        let _alone = self.inode_lock.lock();
+        let shown = locked.of(dir).map().get(name).is_some_and(|entry| entry.id == going.id());
+        let still = only_other(&going).is_some_and(|now| Arc::ptr_eq(&now, &other))
+            && other.place.lock().link.as_ref().is_some_and(|now| is_same(now, &at));
+        if !shown || !still {
+            return Ok(Some(Tried::Blocked(Blocked::Again)));
+        }
+        self.collapse(&mut locked, dir, name, &going, &other, &at)?;
+        drop(locked);
+        let node = going.inode();
+        node.note_changed(self.core.now());
+        if node.waits() {
+            self.note_waiting(node);
+        }
+        self.queue.remove_if_done(node);
+        Ok(Some(Tried::Done(())))
+    }
+
+    /// Takes the name `going` away and gives the file, which has not left its own place, the other one.
+    fn collapse(
+        &self,
+        locked: &mut Locked<'_, B>,
+        dir: &Arc<Node<B>>,
+        name: &[u8],
+        going: &Arc<Node<B>>,
+        other: &Arc<Node<B>>,
+        at: &Link<B>,
+    ) -> Result<()> {
+        let node = going.inode();
+        let home = clone_home(node);
+        let stays = matches!(&home, Home::Tree(spot) if spot.is_at(at));
+        let away = matches!(home, Home::Tree(_)) && !stays;
+        let left = locked.of(dir);
+        left.map_mut().remove(name);
+        left.pending.remove(&going.id());
+        left.links.remove(&going.id());
+        if away {
+            left.under.insert(name.into(), Under::MovedAway(Arc::clone(node)));
+        }
+        let state = locked.of(&at.dir);
+        state.pending.remove(&other.id());
+        state.links.remove(&other.id());
+        if stays {
+            state.under.remove(&at.name);
+        } else {
+            state.pending.insert(node.id(), Arc::clone(node));
+        }
+        let entry = MapEntry { id: node.id(), kind: node.kind(), published: stays, damaged: false };
+        state.map_mut().reassign(&at.name, entry);
+        for name in [going, other] {
+            let mut place = name.place.lock();
+            (place.link, place.home) = (None, Home::Gone);
+        }
+        {
+            let mut place = node.place.lock();
+            (place.link, place.away, place.names) = (Some(at.clone()), away, None);
+        }
+        let left = locked.of(dir);
+        // What the name was to replace dies with it.
+        if let Some(&Under::Replaced { id, kind, replaces }) = left.under.get(name) {
+            left.under.remove(name);
+            let spot = TreeSpot { dir: Arc::clone(dir), name: name.into(), replaces };
+            let live = self.living_at(id, &spot);
+            self.remove_entry(left, live.as_ref(), &spot, id, kind)?;
+        }
+        self.changed_names(left);
+        self.touched.lock().push(Arc::clone(dir));
+        Ok(())
+    }
+
+    /// A name that was still to appear, in `dir`, is not to appear any more.
+    pub(super) fn waiting_dropped(
+        &self,
+        dir: &Arc<Node<B>>,
+        state: &mut DirState<B>,
+        name: &Arc<Node<B>>,
+    ) -> Result<()> {
+        let node = name.inode();
+        name.place.lock().home = Home::Gone;
+        state.links.remove(&name.id());
+        node.note_changed(self.core.now());
+        let unlinked = {
+            let mut place = node.place.lock();
+            let Some(names) = &mut place.names else { return Ok(()) };
+            names.waits_no_more(name);
+            let last = names.waiting.is_empty();
+            let never_published = last && matches!(place.home, Home::Pending);
+            if never_published {
+                place.names = None;
+            }
+            never_published
+        };
+        if unlinked {
+            if !has_handles(node) {
+                self.let_go(node);
+            }
+            return Ok(());
+        }
+        if node.with_names(|names| names.waiting.is_empty()) == Some(true) {
+            let change = dir.dir()?.names.latest();
+            self.name_removed(node.id(), name.id(), dir, state, change);
+        }
+        self.queue.remove_if_done(node);
+        Ok(())
+    }
+
+    /// The mount shows another entry in the place of this published name.
+    pub(super) fn name_hidden(&self, state: &DirState<B>, name: EntryId) {
+        let Some(inode) = state.links.get(&name) else { return };
+        self.core.hide_name(*inode, name);
+        if let Some(node) = self.nodes.get(*inode) {
+            node.note_changed(self.core.now());
+        }
+    }
+
+    /// What must be done before the published entry `name` in the directory of `state` may go: a file that keeps other names
+    /// must be found under one of them whatever a cut leaves.
+    pub(super) fn must_keep(&self, state: &DirState<B>, name: EntryId) -> Option<Blocked<B>> {
+        let node = self.nodes.get(*state.links.get(&name)?)?;
+        let shown = u32::from(!self.core.is_hidden_name(node.id(), name));
+        if self.link_count(&node) <= shown {
+            return None;
+        }
+        let waiting = node.with_names(|names| names.waiting())?;
+        if waiting.iter().any(|name| matches!(name.place.lock().home, Home::Pending)) {
+            return Some(Blocked::Commit(node));
+        }
+        for (dir, change) in node.recent_names() {
+            if dir.dir().is_ok_and(|body| body.names.upto() < change) {
+                return Some(Blocked::Sync(dir, change));
+            }
+            if !has_durable_path(&dir) {
+                return Some(Blocked::Path(dir));
+            }
+        }
+        None
+    }
+
+    /// A published name was removed from the backing directory `dir`, by `change`. The file goes with its last one.
+    pub(super) fn name_removed(
+        &self,
+        inode: EntryId,
+        name: EntryId,
+        dir: &Arc<Node<B>>,
+        state: &mut DirState<B>,
+        change: u64,
+    ) {
+        self.core.forget_name(inode, name);
+        let live = self.nodes.get(inode);
+        let waiting = live.as_ref().and_then(|node| {
+            node.note_changed(self.core.now());
+            node.with_names(|names| !names.waiting.is_empty())
+        });
+        if waiting == Some(true) || self.stub_links(inode).is_ok_and(|links| links > 1) {
+            return;
+        }
+        if !self.stub_counts(inode) {
+            // Other names may be copies. The hunt after an unclean end looks at all of them.
+            log::warn!("entry {:016x}: its names cannot be counted; it is kept", inode.get());
+            return;
+        }
+        let Some(node) = live else {
+            self.doom(dir, state, change, b"", Doom::Inode(inode));
+            return;
+        };
+        node.with_names(|names| names.gone = Some((Arc::clone(dir), change)));
+        if node.take_inode(&self.core).is_some() {
+            self.doom(dir, state, change, b"", Doom::Inode(inode));
+            self.discard(&node);
+        }
+    }
+
+    /// Removes what is left of a file that lost its last name.
+    pub(super) fn remove_inode(&self, inode: EntryId) -> Result<()> {
+        let core = &self.core;
+        for name in [inode_file_name(inode), stub_file_name(inode)] {
+            match core.backing.unlink(&core.inodes, &name) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(error).attempt("remove a file that lost its last name");
+                }
+                _ => {}
+            }
+        }
+        self.remove_layers(inode, None)
+    }
+}
+
+/// The other name of a file that has not left its own place and has two names, both still to appear.
+fn only_other<B: Backing>(going: &Arc<Node<B>>) -> Option<Arc<Node<B>>> {
+    let place = going.inode().place.lock();
+    let names = place.names.as_ref()?;
+    if !matches!(place.home, Home::Pending | Home::Tree(_)) {
+        return None;
+    }
+    let mut waiting = names.waiting();
+    waiting.retain(|name| !Arc::ptr_eq(name, going));
+    (waiting.len() == 1).then(|| waiting.remove(0))
+}
+
+pub(super) fn is_same<B: Backing>(a: &Link<B>, b: &Link<B>) -> bool {
+    Arc::ptr_eq(&a.dir, &b.dir) && a.name == b.name
+}
+
+fn pending_entry<B: Backing>(name: &Node<B>) -> MapEntry {
+    MapEntry { id: name.id(), kind: name.kind(), published: false, damaged: false }
+}
