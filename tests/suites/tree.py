@@ -55,7 +55,7 @@ def attributes():
     os.setxattr("attributes", "user.of a directory", b"\0\1\2")
     if USER == 0:
         os.setxattr("attributes/0", "trusted.akasha", b"root's")
-        os.setxattr("links/symbolic", "trusted.link", b"on a symbolic link")
+        os.setxattr("links/symbolic", "trusted.link", b"itself", follow_symlinks=False)
     subprocess.run(["setfacl", "-m", "u:daemon:rw,g:nogroup:r,m::rwx", "attributes/1"], check=True)
     subprocess.run(["setfacl", "-d", "-m", "u:daemon:rwx", "attributes"], check=True)
     fill("attributes/inherits", 10, 1)

@@ -50,7 +50,7 @@ make)
     git -C ../repo log -1 --format=%s pushed | grep -qx pushed
     cd ..
     # The objects of a local clone are hard links, and git makes them read-only.
-    [ "$(find local/.git/objects -type f -links 2 | wc -l)" -gt 0 ]
+    [ "$(find local/.git/objects -type f -links +1 | wc -l)" -gt 0 ]
     ;;
 esac
 clean repo 2001
