@@ -11,7 +11,7 @@ if [ "$1" = make ]; then
     vim=(vim -u NONE -i NONE -N -es)
     "${vim[@]}" -c 'set backup writebackup undofile backupcopy=no' -c '%s/one/two/' -c wq vim
     "${vim[@]}" -c 'set backup backupcopy=yes' -c '%s/one/two/' -c wq vim-copy
-    ex -u NONE -s -c '%s/one/two/' -c 'wq!' ex
+    ex -u NONE -i NONE -N -s -c '%s/one/two/' -c 'wq!' ex
     sed -i.old 's/one/two/' sed
     perl -pi -e 's/one/two/' perl
     sed 's/one/two/' redirect >redirect.new
