@@ -96,8 +96,13 @@ tidy_up() {
     trap - EXIT
     trap '' INT TERM
     for child in "${children[@]}"; do kill -- "-$child" 2>/dev/null || true; done
-    if [ ${#children[@]} -gt 0 ]; then sleep 3; fi
-    for child in "${children[@]}"; do kill -KILL -- "-$child" 2>/dev/null || true; done
+    for child in "${children[@]}"; do
+        for _ in {1..100}; do
+            kill -0 -- "-$child" 2>/dev/null || break
+            sleep 0.1
+        done
+        kill -KILL -- "-$child" 2>/dev/null || true
+    done
     while read -r path; do
         "$akasha" umount "$path" 2>/dev/null || umount -l "$path" 2>/dev/null ||
             fusermount3 -uzq "$path" || true

@@ -9,9 +9,14 @@ fi
 bin=$(find /usr/lib/postgresql -maxdepth 2 -name bin | sort -V | tail -n 1)
 export PATH=$bin:$PATH PGHOST=$PWD/socket PGDATA=$PWD/data PGUSER=akasha PGDATABASE=postgres
 
-start() { pg_ctl start -w -t 120 -l "$PWD/log" -s || { cat "$PWD/log"; return 1; }; }
+started=no
+start() { started=yes; pg_ctl start -w -t 120 -l "$PWD/log" -s || { cat "$PWD/log"; return 1; }; }
 query() { psql -XAtc "$1"; }
-stop_all() { if [ -e "$PGDATA/postmaster.pid" ]; then pg_ctl stop -s -m immediate || true; fi; }
+stop_all() {
+    # A server that is just being started has not written its number yet.
+    if [ "$started" = yes ] && [ ! -e "$PGDATA/postmaster.pid" ] && [ -d socket ]; then sleep 2; fi
+    if [ -e "$PGDATA/postmaster.pid" ]; then pg_ctl stop -s -m immediate || true; fi
+}
 trap stop_all EXIT
 trap 'exit 143' TERM INT
 
