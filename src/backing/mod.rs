@@ -265,6 +265,9 @@ pub trait Backing: Send + Sync + 'static {
     fn sync_all(&self, dir: &Self::Dir) -> io::Result<()>;
     /// Whether `sync_all` reports write-back errors and is cheap for batches (a known local filesystem).
     fn sync_all_is_sound(&self) -> bool;
+    /// Whether of two changes of names the later one never survives a power cut without the earlier one: a journal has them
+    /// in order (ext4, xfs).
+    fn keeps_name_order(&self) -> bool;
     /// Free space.
     fn space(&self, dir: &Self::Dir) -> io::Result<SpaceStat>;
     /// Locks the file `name` (created if absent), exclusively or shared, without waiting.

@@ -50,6 +50,7 @@ pub struct OsDisk {
     has_openat2: bool,
     is_btrfs: bool,
     sync_all_is_sound: bool,
+    keeps_name_order: bool,
     is_privileged: bool,
 }
 
@@ -100,6 +101,7 @@ impl OsDisk {
             has_openat2: probe_openat2(&root),
             is_btrfs: magic == BTRFS_MAGIC,
             sync_all_is_sound: known && kernel_is_at_least(5, 8),
+            keeps_name_order: [EXT4_MAGIC, XFS_MAGIC, TMPFS_MAGIC].contains(&magic),
             is_privileged: has_file_capabilities(),
             root: Arc::new(root),
         })
@@ -362,6 +364,10 @@ impl Backing for OsDisk {
 
     fn sync_all_is_sound(&self) -> bool {
         self.sync_all_is_sound
+    }
+
+    fn keeps_name_order(&self) -> bool {
+        self.keeps_name_order
     }
 
     fn space(&self, dir: &OsDir) -> io::Result<SpaceStat> {

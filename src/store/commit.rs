@@ -378,7 +378,7 @@ impl<B: Backing> Store<B> {
             place.home = Home::Tree(spot);
             place.link_seq = change;
         }
-        self.claimed(&mut state, &link.dir, &link.name, node.id(), &claim, change);
+        self.claimed(&mut state, &link.dir, &link.name, &claim, change);
         state.map_mut().set_published(&link.name, true);
         state.pending.remove(&node.id());
         let finished = guard.finished.take().expect("looked at above");
@@ -458,15 +458,6 @@ impl<B: Backing> Store<B> {
                     return Ok(Tried::Blocked(blocked));
                 }
                 self.moved_at_last(&mut locked, node, spot, link);
-            }
-            None if node.place.lock().away => {
-                // Unlinked while its rename was waiting: the old name goes too.
-                let state = locked.of(&spot.dir);
-                if matches!(state.under.get(&spot.name), Some(Under::MovedAway(_))) {
-                    state.under.remove(&spot.name);
-                }
-                node.place.lock().away = false;
-                self.remove_entry(state, Some(node), spot, node.id(), node.kind())?;
             }
             _ => {}
         }

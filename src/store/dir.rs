@@ -26,8 +26,8 @@ const SIDECAR_LEN_MAX: u64 = 4096;
 pub(crate) struct DirState<B: Backing> {
     /// `None` until the directory was read.
     pub map: Option<DirMap>,
-    /// What published entries say they replace.
-    pub replaces: HashMap<EntryId, EntryId>,
+    /// What published entries say they replace, by the name that is shown: a cut may leave one id under two.
+    pub replaces: HashMap<Box<[u8]>, EntryId>,
     /// The files that names here are of: those that have several.
     pub links: HashMap<EntryId, EntryId>,
     /// The backing names behind the stand-ins for what does not decrypt.
@@ -158,7 +158,7 @@ impl<B: Backing> DirState<B> {
         TreeSpot {
             dir: Arc::clone(dir),
             name: self.sealed_as.get(&id).cloned().unwrap_or_else(|| name.into()),
-            replaces: self.replaces.get(&id).copied(),
+            replaces: self.replaces.get(name).copied(),
         }
     }
 
@@ -179,6 +179,14 @@ impl<B: Backing> DirState<B> {
             name: spot.name.to_vec(),
         };
         backing_name(core, spot.dir.id(), what)
+    }
+
+    /// Has `dir` synced up to `change` before this directory is.
+    pub fn sync_before(&mut self, dir: &Arc<Node<B>>, change: u64) {
+        match self.sync_first.iter_mut().find(|(known, _)| Arc::ptr_eq(known, dir)) {
+            Some(known) => known.1 = change,
+            None => self.sync_first.push((Arc::clone(dir), change)),
+        }
     }
 
     /// Shows a new modification time from now on.
@@ -258,7 +266,7 @@ impl<B: Backing> Node<B> {
         let mut map = DirMap::new();
         for (entry, _) in &entries {
             if let Some(replaced) = entry.replaces {
-                state.replaces.insert(entry.id, replaced);
+                state.replaces.insert(entry.name.as_slice().into(), replaced);
             }
             map.insert(&entry.name, shown(entry.id, entry.kind, false));
         }
@@ -269,7 +277,7 @@ impl<B: Backing> Node<B> {
             map.insert(&shown_as, shown(entry.id, entry.kind, false));
             // Its backing name is sealed with what it once replaced.
             if let Some(replaced) = entry.replaces {
-                state.replaces.insert(entry.id, replaced);
+                state.replaces.insert(shown_as.as_slice().into(), replaced);
             }
             state.sealed_as.insert(entry.id, entry.name.into());
         }

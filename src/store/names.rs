@@ -176,7 +176,7 @@ impl<B: Backing> Store<B> {
         let cover = self.wait(node, &own.dir, &own.name);
         let state = locked.of(&own.dir);
         if state.map().get(&own.name).is_some_and(|entry| entry.published) {
-            let replaces = state.replaces.get(&node.id()).copied();
+            let replaces = state.replaces.get(&own.name).copied();
             let under = Under::Replaced { id: node.id(), kind: node.kind(), replaces };
             state.under.insert(own.name.clone(), under);
         }

@@ -11,7 +11,7 @@ use crate::format::{
 
 use super::Store;
 use super::commit::Work;
-use super::dir::{Doom, Under};
+use super::dir::Doom;
 use super::error::{Attempt, Result, StoreError};
 use super::finish::older_spot;
 use super::names::{covers_itself, is_same};
@@ -280,16 +280,6 @@ impl<B: Backing> Store<B> {
                 }
                 self.moved_at_last(&mut locked, name, &spot, &link);
             }
-            (Home::Tree(spot), None) if away => {
-                // Unlinked while its rename was waiting: the old name goes too.
-                let mut state = self.lock_dir(&spot.dir)?;
-                if matches!(state.under.get(&spot.name), Some(Under::MovedAway(_))) {
-                    state.under.remove(&spot.name);
-                }
-                name.place.lock().away = false;
-                node.with_names(|names| names.waits_no_more(name));
-                self.remove_entry(&mut state, Some(name), &spot, name.id(), name.kind())?;
-            }
             _ => {}
         }
         node.with_names(|names| names.waits_no_more(name));
@@ -335,7 +325,7 @@ impl<B: Backing> Store<B> {
             place.link_seq = change;
         }
         let covers = claim.dies.is_some_and(|(dead, ..)| dead == node.id());
-        self.claimed(&mut state, &link.dir, &link.name, name.id(), &claim, change);
+        self.claimed(&mut state, &link.dir, &link.name, &claim, change);
         state.map_mut().set_published(&link.name, true);
         state.pending.remove(&name.id());
         drop(state);

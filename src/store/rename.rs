@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::backing::{At, Backing, RenameMode};
-use crate::format::{EntryId, EntryKind, LengthClass};
+use crate::format::{EntryKind, LengthClass};
 
 use super::commit::Take;
 use super::dir::{DirState, Doom, Under, VacatedBy, left_behind};
@@ -124,6 +124,13 @@ impl<B: Backing> Store<B> {
         if !source.published && locked.of(dir).under.contains_key(name) {
             return Ok(Tried::Blocked(Blocked::Commit(node)));
         }
+        // What is replaced must be where it is replaced, or its old place would be vacated before its successor is there.
+        if let Some(target) = target
+            && let Some(node) = locked.of(to_dir).pending.get(&target.id)
+            && node.place.lock().away
+        {
+            return Ok(Tried::Blocked(Blocked::Commit(Arc::clone(node))));
+        }
         // The file of the target's own entry may not go with it.
         if let Some(target) = target
             && covers_itself(locked.of(to_dir), to_name, target.id)
@@ -179,8 +186,14 @@ impl<B: Backing> Store<B> {
                 _ => return Ok(None),
             }
         };
-        let state = self.lock_dir(&target)?;
-        check_empty(&target, &state)
+        let blocked = check_empty(&target, &*self.lock_dir(&target)?)?;
+        // Once it is dead nobody looks into it any more: what was removed from it must not come back.
+        let names = &target.dir()?.names;
+        let unsynced = names.upto() < names.latest();
+        Ok(blocked.or_else(|| {
+            let target = Arc::clone(&target);
+            unsynced.then(|| Blocked::Sync(target, names.latest()))
+        }))
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -209,7 +222,7 @@ impl<B: Backing> Store<B> {
         // The target's own backing entry is what the claim replaces.
         if let Some(target) = target.filter(|target| target.published) {
             let to = locked.of(to_dir);
-            let replaces = to.replaces.get(&target.id).copied();
+            let replaces = to.replaces.get(to_name).copied();
             let under = Under::Replaced { id: target.id, kind: target.kind, replaces };
             to.under.insert(to_name.into(), under);
         }
@@ -302,22 +315,21 @@ impl<B: Backing> Store<B> {
         }
         if !Arc::ptr_eq(&from.dir, to_dir) {
             // btrfs would otherwise show the entry in both after a power cut, or in none.
-            let sources = &mut locked.of(to_dir).sync_first;
-            match sources.iter_mut().find(|(source, _)| Arc::ptr_eq(source, &from.dir)) {
-                Some(source) => source.1 = left,
-                None => sources.push((Arc::clone(&from.dir), left)),
-            }
+            locked.of(to_dir).sync_before(&from.dir, left);
         }
         let state = locked.of(&from.dir);
-        state.replaces.remove(&node.id());
-        state.sealed_as.remove(&node.id());
+        // Kept by the name that is shown, which is not the sealed one for the second of two with one name.
+        match (state.sealed_as.remove(&node.id()), node.place.lock().link.as_ref()) {
+            (Some(_), Some(shown)) => state.replaces.remove(&shown.name),
+            _ => state.replaces.remove(&from.name),
+        };
         let inode = state.links.remove(&node.id());
         self.vacate(state, &from, old, left, VacatedBy::Moved);
         if let Some(inode) = inode {
             locked.of(to_dir).links.insert(node.id(), inode);
             self.note_recent(node, to_dir, change);
         }
-        self.claimed(locked.of(to_dir), to_dir, to_name, node.id(), &claim, change);
+        self.claimed(locked.of(to_dir), to_dir, to_name, &claim, change);
         Ok(Tried::Done(()))
     }
 
@@ -327,18 +339,16 @@ impl<B: Backing> Store<B> {
         state: &mut DirState<B>,
         dir: &Arc<Node<B>>,
         name: &[u8],
-        id: EntryId,
         claim: &Claim,
         change: u64,
     ) {
         state.vacated.remove(name);
         match claim.replaces {
-            Some(replaced) => state.replaces.insert(id, replaced),
-            None => state.replaces.remove(&id),
+            Some(replaced) => state.replaces.insert(name.into(), replaced),
+            None => state.replaces.remove(name),
         };
         if let Some((dead, kind, replaces)) = claim.dies {
             state.under.remove(name);
-            state.replaces.remove(&dead);
             let spot = TreeSpot { dir: Arc::clone(dir), name: name.into(), replaces };
             let backing = state.backing_name(&self.core, &spot, dead, kind);
             self.doom(dir, state, change, name, Doom::Entry { id: dead, kind, backing });
@@ -360,7 +370,7 @@ impl<B: Backing> Store<B> {
         if let Some(target) = target {
             if target.published {
                 let to = locked.of(to_dir);
-                let replaces = to.replaces.get(&target.id).copied();
+                let replaces = to.replaces.get(to_name).copied();
                 let under = Under::Replaced { id: target.id, kind: target.kind, replaces };
                 to.under.insert(to_name.into(), under);
             }
@@ -501,7 +511,7 @@ impl<B: Backing> Store<B> {
         }
         for (node, old, new, at) in [(a, &from, &a_new, 0), (b, &to, &b_new, 2)] {
             let state = locked.of(&old.dir);
-            state.replaces.remove(&node.id());
+            state.replaces.remove(&old.name);
             state.sealed_as.remove(&node.id());
             if let Some(inode) = state.links.remove(&node.id()) {
                 locked.of(&new.dir).links.insert(node.id(), inode);

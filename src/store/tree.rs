@@ -272,8 +272,8 @@ impl<B: Backing> Store<B> {
     ) {
         state.map_mut().insert(name, MapEntry { id, kind, published: true, damaged: false });
         match claim.replaces {
-            Some(replaced) => state.replaces.insert(id, replaced),
-            None => state.replaces.remove(&id),
+            Some(replaced) => state.replaces.insert(name.into(), replaced),
+            None => state.replaces.remove(name),
         };
         state.vacated.remove(name);
         let _ = change;
@@ -283,10 +283,77 @@ impl<B: Backing> Store<B> {
     /// Removes a file's name.
     pub fn unlink(&self, dir: &Arc<Node<B>>, name: &[u8]) -> Result<()> {
         self.check_change(name)?;
-        self.try_until(|| match self.unlink_waiting(dir, name)? {
-            Some(tried) => Ok(tried),
-            None => self.try_unlink(dir, name),
+        self.try_until(|| {
+            if let Some(tried) = self.unlink_waiting(dir, name)? {
+                return Ok(tried);
+            }
+            match self.unlink_away(dir, name)? {
+                Some(tried) => Ok(tried),
+                None => self.try_unlink(dir, name),
+            }
         })
+    }
+
+    /// unlink of what the mount moved here and the backing tree still holds elsewhere; `None` if it is not like that.
+    fn unlink_away(&self, dir: &Arc<Node<B>>, name: &[u8]) -> Result<Option<Tried<B, ()>>> {
+        let (node, spot) = {
+            let state = self.lock_dir(dir)?;
+            let entry = state.map().get(name);
+            let Some(node) = entry.and_then(|entry| state.pending.get(&entry.id)) else {
+                return Ok(None);
+            };
+            match clone_home(node) {
+                Home::Tree(spot) => (Arc::clone(node), spot),
+                _ => return Ok(None),
+            }
+        };
+        let mut locked = Locked::lock(self, dir, &spot.dir)?;
+        let shown = locked.of(dir).map().get(name).is_some_and(|entry| entry.id == node.id());
+        let still = matches!(&node.place.lock().home, Home::Tree(now)
+            if Arc::ptr_eq(&now.dir, &spot.dir) && now.name == spot.name);
+        if !shown || !still || !locked.of(dir).pending.contains_key(&node.id()) {
+            return Ok(Some(Tried::Blocked(Blocked::Again)));
+        }
+        if let Some(blocked) = self.must_keep(locked.of(&spot.dir), node.id()) {
+            return Ok(Some(Tried::Blocked(blocked)));
+        }
+        let left = locked.of(&spot.dir);
+        spot.dir.hold_times(&self.core, left)?;
+        let link = node.place.lock().link.take();
+        let removed = self.remove_entry(left, Some(&node), &spot, node.id(), node.kind());
+        if removed.is_err() {
+            node.place.lock().link = link;
+        }
+        removed?;
+        if matches!(left.under.get(&spot.name), Some(Under::MovedAway(_))) {
+            left.under.remove(&spot.name);
+        }
+        node.place.lock().away = false;
+        node.waits_no_more();
+        let change = spot.dir.dir()?.names.latest();
+        let state = locked.of(dir);
+        state.map_mut().remove(name);
+        state.pending.remove(&node.id());
+        state.links.remove(&node.id());
+        if !Arc::ptr_eq(&spot.dir, dir) {
+            // Who has `dir` synced wants it gone.
+            state.sync_before(&spot.dir, change);
+        }
+        // What it was to replace here goes with it.
+        if let Some(&Under::Replaced { id, kind, replaces }) = state.under.get(name) {
+            state.under.remove(name);
+            let spot = TreeSpot { dir: Arc::clone(dir), name: name.into(), replaces };
+            let live = self.living_at(id, &spot);
+            self.remove_entry(state, live.as_ref(), &spot, id, kind)?;
+        }
+        self.changed_names(state);
+        let mut touched = self.touched.lock();
+        touched.push(Arc::clone(dir));
+        touched.push(Arc::clone(&spot.dir));
+        drop(touched);
+        drop(locked);
+        self.queue.remove_if_done(&node);
+        Ok(Some(Tried::Done(())))
     }
 
     fn try_unlink(&self, dir: &Arc<Node<B>>, name: &[u8]) -> Result<Tried<B, ()>> {
@@ -325,7 +392,9 @@ impl<B: Backing> Store<B> {
             self.remove_entry(&mut state, live.as_ref(), &spot, id, kind)?;
         }
         state.map_mut().remove(name);
-        state.replaces.remove(&entry.id);
+        if entry.published {
+            state.replaces.remove(name);
+        }
         state.sealed_as.remove(&entry.id);
         self.changed_names(&mut state);
         Ok(Tried::Done(()))
@@ -340,7 +409,7 @@ impl<B: Backing> Store<B> {
         }
     }
 
-    /// Takes a node that is shown in `dir`, but whose backing entry is elsewhere or nowhere, out of the mount.
+    /// Takes a node that is shown in `dir`, and has no backing entry anywhere, out of the mount.
     pub(super) fn drop_pending(
         &self,
         dir: &Arc<Node<B>>,
@@ -351,32 +420,8 @@ impl<B: Backing> Store<B> {
         state.times = Some((self.core.now(), self.core.now()));
         // Nothing is published here that would have the times given to the backing directory.
         self.touched.lock().push(Arc::clone(dir));
-        let home = {
-            let mut place = node.place.lock();
-            place.link = None;
-            match &place.home {
-                Home::Tree(spot) => Some(spot.clone()),
-                _ => None,
-            }
-        };
-        if let Some(spot) = home {
-            // A deferred rename: the old name still holds the committed version.
-            if Arc::ptr_eq(&spot.dir, dir) {
-                state.under.remove(&spot.name);
-                node.place.lock().away = false;
-                node.waits_no_more();
-                self.remove_entry(state, Some(node), &spot, node.id(), node.kind())?;
-            } else {
-                self.name_hidden(state, node.id());
-                state.links.remove(&node.id());
-                // The other directory is not locked here: the commit of the unlinked node removes it. Nothing that
-                // nobody can see any more may keep it from that.
-                if !has_handles(node) {
-                    self.discard(node);
-                }
-                self.queue.make_eligible(node, self.core.clock.elapsed());
-            }
-        } else if let Body::Name(_) = &node.body {
+        node.place.lock().link = None;
+        if let Body::Name(_) = &node.body {
             self.waiting_dropped(dir, state, node)?;
         } else if !has_handles(node) {
             self.let_go(node);
@@ -553,7 +598,7 @@ impl<B: Backing> Store<B> {
             self.remove_dir_at(&mut locked, &spot, &child)?;
             let state = locked.of(dir);
             state.map_mut().remove(name);
-            state.replaces.remove(&child.id());
+            state.replaces.remove(name);
             self.changed_names(state);
             Ok(Tried::Done(()))
         })
@@ -677,6 +722,13 @@ impl<B: Backing> Store<B> {
         name: &[u8],
     ) -> std::result::Result<Claim, Blocked<B>> {
         let claim = claim(dir, state, name)?;
+        // Of three in a row a cut could take the middle one, and nobody would say that the first is dead.
+        if claim.dies.is_some()
+            && !self.core.backing.keeps_name_order()
+            && let Some(blocked) = must_bury(dir, state, name)
+        {
+            return Err(blocked);
+        }
         match claim.dies.and_then(|(dead, ..)| self.must_keep(state, dead)) {
             Some(blocked) => Err(blocked),
             None => Ok(claim),

@@ -293,7 +293,7 @@ impl Oracle {
     /// to such a one.
     fn is_unborn(&self, id: u64) -> bool {
         let object = &self.objects[&id];
-        object.kind == EntryKind::File && object.place_floor == 0
+        object.kind != EntryKind::Dir && object.place_floor == 0
     }
 
     /// All names in a directory are durable, but for files that are still open for their first version;
@@ -365,7 +365,7 @@ impl Oracle {
         })
     }
 
-    fn describe(&self, id: u64) -> String {
+    pub fn describe(&self, id: u64) -> String {
         let Some(object) = self.objects.get(&id) else { return format!("{id:016x}?") };
         let places: Vec<String> = object.places[object.place_floor..].iter().map(show).collect();
         format!("{:?} {} (places {})", object.kind, object.serial, places.join(" > "))
@@ -401,9 +401,8 @@ impl Oracle {
             visible.entry(seen.id).or_default().push(spot.clone());
         }
         for (id, spots) in &visible {
-            // A filesystem may keep both names of a file that was moved to another directory.
-            let moved = spots.len() == 2 && spots[0].0 != spots[1].0;
-            if spots.len() > 1 && !(moved && self.objects[id].kind != EntryKind::Dir) {
+            // A filesystem may keep the names of a file that was moved from directory to directory.
+            if spots.len() > 1 && self.objects[id].kind == EntryKind::Dir {
                 return Err(format!("{} is in {} places", self.describe(*id), spots.len()));
             }
         }

@@ -529,7 +529,8 @@ impl Run {
         self.store().close_file(&node, true);
         flushed?;
         // Without a change nothing was committed, and its path may be newer than the last commit.
-        if is_on_close && is_dirty {
+        // An empty version is committed right after its last close, not by it.
+        if is_on_close && is_dirty && !self.oracle.object(id).live.is_empty() {
             self.fsynced(id);
         }
         Ok(())

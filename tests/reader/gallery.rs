@@ -501,7 +501,7 @@ pub fn build_with_links(vault: &Path, cipher: Cipher, block_log2: u8, seed: u64)
 
 /// Adds names of files that are not there, that are something else, or that have a name of their own.
 pub fn add_broken_links(vault: &Path, cipher: Cipher, block_log2: u8, seed: u64, tree: &mut Tree) {
-    let mut builder = reopen(vault, cipher, block_log2, seed ^ 77, tree);
+    let mut builder = reopen(vault, cipher, block_log2, seed.wrapping_add(77), tree);
     let root = Dir { backing: vault.to_owned(), path: Vec::new(), id: EntryId::ROOT };
     let dir = builder.dir(&root, b"broken links");
     let lost = EntryId::random(&builder.entropy);

@@ -198,6 +198,10 @@ impl Backing for SimDisk {
         true
     }
 
+    fn keeps_name_order(&self) -> bool {
+        false
+    }
+
     fn space(&self, _dir: &SimDir) -> io::Result<SpaceStat> {
         let state = self.enter(CallKind::Space, b"")?;
         let blocks = state.tree.capacity_pages.unwrap_or(1 << 40);
