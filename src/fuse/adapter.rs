@@ -504,6 +504,8 @@ impl<B: Backing> Filesystem for Adapter<B> {
         let handle = Handle(handle.0);
         let kind = if write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) {
             WriteKind::ClearSetId
+        } else if write_flags.contains(WriteFlags::FUSE_WRITE_CACHE) {
+            WriteKind::FromCache
         } else {
             WriteKind::Plain
         };

@@ -77,6 +77,7 @@ pub use xattr::SetXattr;
 
 use self::core::{ControlDirs, Core, VaultKeys};
 use error::Attempt;
+use file::WriteTime;
 use gate::SyncGate;
 use node::{Body, Home, Place};
 use queue::{DirCache, Nodes, Queue};
@@ -587,10 +588,25 @@ impl<B: Backing> Store<B> {
 
     /// Writes at `offset`. Visible on return; durable after a commit.
     pub fn write(&self, node: &Arc<Node<B>>, offset: u64, data: &[u8]) -> Result<()> {
+        self.write_at(node, offset, data, WriteTime::Now)
+    }
+
+    /// As [`Store::write`], but the modification time stays: the caller sets it where it changed.
+    pub fn write_back(&self, node: &Arc<Node<B>>, offset: u64, data: &[u8]) -> Result<()> {
+        self.write_at(node, offset, data, WriteTime::Kept)
+    }
+
+    fn write_at(
+        &self,
+        node: &Arc<Node<B>>,
+        offset: u64,
+        data: &[u8],
+        time: WriteTime,
+    ) -> Result<()> {
         if self.core.options.read_only {
             return Err(StoreError::ReadOnly);
         }
-        node.write_file(&self.core, offset, data)?;
+        node.write_file(&self.core, offset, data, time)?;
         self.queue.add(node);
         Ok(())
     }
