@@ -7,11 +7,11 @@ same() { # same DIRECTORY DIRECTORY: in everything that the manifest shows
 
 if [ "$1" = make ]; then
     /usr/bin/python3 "$SUITES/tree.py" "$SCRATCH/tree"
-    rsync -aHAXS "$SCRATCH/tree/" "in"
-    rsync -aHAX --no-whole-file --inplace --checksum "$SCRATCH/tree/" "in"
+    rsync --modify-window=-1 -aHAXS "$SCRATCH/tree/" "in"
+    rsync --modify-window=-1 -aHAX --no-whole-file --inplace --checksum "$SCRATCH/tree/" "in"
 fi
 same "$SCRATCH/tree" in
-[ -z "$(rsync -aHAXni --checksum --delete "$SCRATCH/tree/" in)" ]
+[ -z "$(rsync --modify-window=-1 -aHAXni --checksum --delete "$SCRATCH/tree/" in)" ]
 chmod -R u+rwX "$SCRATCH/out" 2>/dev/null && rm -rf "$SCRATCH/out"
-rsync -aHAXS in/ "$SCRATCH/out"
+rsync --modify-window=-1 -aHAXS in/ "$SCRATCH/out"
 same "$SCRATCH/tree" "$SCRATCH/out"
