@@ -711,6 +711,28 @@ class Vault:
         except (OSError, InvalidTag, ValueError, struct.error):
             return bits
 
+    def attributes(self, entry: Entry, fd: int) -> Iterator[tuple[bytes, bytes]]:
+        """The extended attributes that open, but for the internal one."""
+        try:
+            sealed_names = [os.fsencode(name) for name in os.listxattr(fd)]
+        except OSError:
+            return
+        for sealed in sealed_names:
+            try:
+                text = sealed.removeprefix(b"user.akasha.")
+                if text == sealed:
+                    continue
+                raw = base64.b64decode(text + b"=" * (-len(text) % 4), altchars=b"-_", validate=True)
+                padded = self.keys.xattr_names.decrypt(raw, [b"xattr", u64(entry.file)]).rstrip(b"\0")
+                name = padded.removesuffix(b"\x80")
+                if name in (padded, MODE_ATTRIBUTE):
+                    continue
+                value = os.getxattr(fd, sealed)
+                aad = u64(entry.file) + name
+                yield name, xchacha20_open(self.keys.xattr_values, value[:24], value[24:], aad)
+            except (OSError, InvalidTag, ValueError) as error:
+                print(f"an attribute of entry {entry.file:016x} does not open: {error!r}", file=sys.stderr)
+
 
 def open_dir(dir_fd: int, name: bytes) -> int:
     """A directory in a directory, never through a symbolic link."""
@@ -841,7 +863,7 @@ class Reader:
         made = open_dir(target, entry.shown)
         try:
             self.export(entry.id, source, made, full)
-            give(made, source, self.vault.mode(entry, source))
+            self.give(entry, made, source)
         finally:
             os.close(source)
             os.close(made)
@@ -857,9 +879,9 @@ class Reader:
                 while data:
                     data = data[os.write(out, data) :]
             os.ftruncate(out, size)
-            source = open_file(*self.home(entry, parent))
+            source = open_file(*self.vault.home(entry, parent))
             try:
-                give(out, source, self.vault.mode(entry, source))
+                self.give(entry, out, source)
             finally:
                 os.close(source)
         except BaseException:
@@ -869,12 +891,17 @@ class Reader:
         finally:
             os.close(out)
 
-
-def give(made: int, source: int, mode: int) -> None:
-    """The permission bits and times of an exported object. Bits that would hand out rights stay behind."""
-    os.fchmod(made, mode & 0o777)
-    info = os.fstat(source)
-    os.utime(made, ns=(info.st_atime_ns, info.st_mtime_ns))
+    def give(self, entry: Entry, made: int, source: int) -> None:
+        """Attributes, permission bits and times of an exported object. What would hand out rights stays behind."""
+        for name, value in self.vault.attributes(entry, source):
+            if name.startswith(b"user."):
+                try:
+                    os.setxattr(made, name, value)
+                except OSError as error:
+                    print(f"an attribute of entry {entry.file:016x} is left out: {error}", file=sys.stderr)
+        os.fchmod(made, self.vault.mode(entry, source) & 0o777)
+        info = os.fstat(source)
+        os.utime(made, ns=(info.st_atime_ns, info.st_mtime_ns))
 
 
 def read_password(path: str | None) -> bytes:

@@ -16,9 +16,9 @@ use akasha::entropy::{OsEntropy, SeededEntropy};
 use akasha::format::{
     Entry, EntryId, EntryKind, Extent, Form, FormatError, Geometry, HEADER_LEN, LayerKey, LayerMap,
     LayerSealer, LengthClass, MODE_ATTRIBUTE, NameClass, Parent, Role, Source, TAIL_LEN, Tail,
-    TailFields, TailTag, classify_name, config, is_temp_name, layer_file_name, long_name,
-    open_entry, open_xattr, parse_layer_file_name, seal_entry, seal_xattr, temp_file_name,
-    xattr_name,
+    TailFields, TailTag, classify_name, config, is_sealed_xattr, is_temp_name, layer_file_name,
+    long_name, open_entry, open_xattr, open_xattr_name, parse_layer_file_name, seal_entry,
+    seal_xattr, temp_file_name, xattr_name, xattr_name_len,
 };
 use akasha::store::{Node, Store, StoreOptions, vault};
 
@@ -594,6 +594,27 @@ fn an_attribute_of_another_entry_name_or_vault() {
     assert!(name.starts_with(b"user.akasha.") && name.len() <= 255);
     assert_ne!(name, xattr_name(&ours, id(6), MODE_ATTRIBUTE));
     assert_ne!(name, xattr_name(&theirs, id(5), MODE_ATTRIBUTE));
+}
+
+#[test]
+fn an_attributes_name_opens_only_for_its_entry_and_as_it_was_sealed() {
+    let ours = keys(1);
+    for len in [0, 1, 14, 15, 16, 31, 159, 160, 255] {
+        let plain = vec![0x80; len];
+        let sealed = xattr_name(&ours, id(5), &plain);
+        assert_eq!(sealed.len(), xattr_name_len(len));
+        assert_eq!(sealed.len() <= 255, len < 160, "{len}");
+        assert!(is_sealed_xattr(&sealed));
+        assert_eq!(open_xattr_name(&ours, id(5), &sealed), Ok(plain));
+        assert!(open_xattr_name(&ours, id(6), &sealed).is_err());
+        assert!(open_xattr_name(&keys(2), id(5), &sealed).is_err());
+        for at in 0..sealed.len() {
+            let mut bad = sealed.clone();
+            bad[at] ^= 1;
+            assert!(open_xattr_name(&ours, id(5), &bad).is_err(), "byte {at}");
+            assert!(open_xattr_name(&ours, id(5), &sealed[..at]).is_err(), "cut at {at}");
+        }
+    }
 }
 
 // --- the frozen vault -------------------------------------------------------------------------

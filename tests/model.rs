@@ -16,6 +16,8 @@ mod reference;
 mod space;
 #[path = "model/vault.rs"]
 mod vault;
+#[path = "model/xattrs.rs"]
+mod xattrs;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};

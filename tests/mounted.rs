@@ -7,6 +7,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "mounted/acls.rs"]
+mod acls;
 #[path = "mounted/command.rs"]
 mod command;
 #[path = "mounted/content.rs"]
@@ -27,3 +29,5 @@ mod space;
 mod special;
 #[path = "mounted/tamper.rs"]
 mod tamper;
+#[path = "mounted/xattrs.rs"]
+mod xattrs;

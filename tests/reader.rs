@@ -11,12 +11,17 @@ mod shown;
 
 use std::fs;
 use std::io::Write as _;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::{Arc, OnceLock};
 
+use akasha::backing::{At, Backing, OsDisk};
+use akasha::clock::SystemClock;
 use akasha::crypto::Cipher;
+use akasha::entropy::OsEntropy;
 use akasha::format::OpenVault;
+use akasha::store::{SetXattr, Store, StoreError, StoreOptions};
 
 use gallery::{PASSWORD, build, build_with_links};
 use shown::{Shown, Tree, by_store, on_disk};
@@ -248,6 +253,49 @@ fn conflicts_of_files_that_replaced_others_are_readable() {
     let Some(python) = python() else { return };
     let (exported, _, said) = export(python, &vault);
     assert_eq!(shown::list(&exported), shown::list(&exportable(&tree)), "{said}");
+}
+
+#[test]
+fn the_independent_reader_exports_extended_attributes() {
+    let Some(python) = python() else { return };
+    let (place, vault, _) = frozen(FROZEN[0].0);
+    let value: Vec<u8> = (0..=255).collect();
+    let names = [&b"user.a"[..], b"user.\xff/ b", b"user.empty"];
+    let paths: [&[&[u8]]; 3] = [&[b"mapped"], &[b"directory"], &[b"directory", b"5000"]];
+    {
+        let (disk, keys) = (OsDisk::open(&vault).unwrap(), shown::try_open(&vault).unwrap());
+        let (entropy, clock) = (Arc::new(OsEntropy), Arc::new(SystemClock::new()));
+        let options = StoreOptions::default();
+        let store = Store::open(Arc::new(disk), keys, options, entropy, clock).unwrap();
+        for path in paths {
+            let mut node = store.root();
+            for name in path {
+                node = store.lookup(&node, name).unwrap();
+            }
+            for (at, name) in names.iter().enumerate() {
+                match store.set_xattr(&node, name, &value[..at * 128 % 256], SetXattr::Any) {
+                    Err(StoreError::NotSupported) => {
+                        println!("SKIPPED: no extended attributes here");
+                        return;
+                    }
+                    set => set.unwrap(),
+                }
+            }
+        }
+        store.close().unwrap();
+    }
+    let out = place.path().join("exported");
+    run_reader(python, &["export"], &vault, &[&out], PASSWORD);
+    for path in paths {
+        let inside = path.iter().map(|name| std::ffi::OsStr::from_bytes(name));
+        let object = out.join(inside.collect::<PathBuf>());
+        let (dir, name) = (object.parent().unwrap(), object.file_name().unwrap());
+        let disk = OsDisk::open(dir).unwrap();
+        for (at, key) in names.iter().enumerate() {
+            let found = disk.get_xattr(&disk.root().unwrap(), At::Name(name.as_bytes()), key);
+            assert_eq!(found.unwrap().as_deref(), Some(&value[..at * 128 % 256]), "{object:?}");
+        }
+    }
 }
 
 /// One bit in each file of a vault, in turn and in several places: right bytes or a complaint.

@@ -145,6 +145,7 @@ fn every_call_refuses_what_is_not_one_name<B: Backing>(disk: &B) {
             disk.stat(&root, at).map(drop),
             disk.set_attr(&root, at, &AttrChange::default()),
             disk.get_xattr(&root, at, b"user.akasha.x").map(drop),
+            disk.list_xattrs(&root, at).map(drop),
             disk.set_xattr(&root, at, b"user.akasha.x", None),
             disk.open(&root, name).map(drop),
             disk.create_temp(&root, name, 0o600).map(drop),
@@ -175,6 +176,7 @@ fn missing_names_are_enoent<B: Backing>(disk: &B) {
         disk.stat(&root, at).map(drop),
         disk.set_attr(&root, at, &AttrChange { mode: Some(0o600), ..Default::default() }),
         disk.get_xattr(&root, at, b"user.akasha.x").map(drop),
+        disk.list_xattrs(&root, at).map(drop),
         disk.set_xattr(&root, at, b"user.akasha.x", Some(b"")),
         disk.open(&root, no).map(drop),
         disk.open_temp(&root, no).map(drop),
@@ -606,6 +608,16 @@ fn extended_attributes<B: Backing>(disk: &B) {
             assert_eq!(disk.get_xattr(&root, at, key).unwrap().as_deref(), Some(value));
         }
         assert_eq!(disk.get_xattr(&root, at, b"user.akasha.other").unwrap(), None);
+        let ours = |names: Vec<Vec<u8>>| -> std::collections::BTreeSet<Vec<u8>> {
+            // A system may add its own (security.selinux).
+            names.into_iter().filter(|name| name.starts_with(b"user.")).collect()
+        };
+        let second = [&b"user.akasha."[..], &[b'x'; 240]].concat();
+        disk.set_xattr(&root, at, &second, Some(b"")).unwrap();
+        let both = [key.to_vec(), second.clone()].into();
+        assert_eq!(ours(disk.list_xattrs(&root, at).unwrap()), both);
+        disk.set_xattr(&root, at, &second, None).unwrap();
+        assert_eq!(ours(disk.list_xattrs(&root, at).unwrap()), [key.to_vec()].into());
     }
     assert_eq!(disk.get_xattr(&dir, At::This, key).unwrap().as_deref(), Some(&b"two"[..]));
     disk.rename(&root, b"file", &dir, b"moved", RenameMode::Replace).unwrap();
@@ -613,6 +625,7 @@ fn extended_attributes<B: Backing>(disk: &B) {
     assert_eq!(disk.get_xattr(&dir, at, key).unwrap().as_deref(), Some(&b"two"[..]));
     disk.set_xattr(&dir, at, key, None).unwrap();
     disk.set_xattr(&dir, at, key, None).unwrap();
+    assert!(!disk.list_xattrs(&dir, at).unwrap().contains(&key.to_vec()));
     assert_eq!(disk.get_xattr(&dir, at, key).unwrap(), None);
 }
 

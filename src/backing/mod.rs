@@ -222,6 +222,8 @@ pub trait Backing: Send + Sync + 'static {
     fn set_attr(&self, dir: &Self::Dir, at: At<'_>, change: &AttrChange) -> io::Result<()>;
     /// The value of an extended attribute, `None` if there is none (or the filesystem has none at all).
     fn get_xattr(&self, dir: &Self::Dir, at: At<'_>, key: &[u8]) -> io::Result<Option<Vec<u8>>>;
+    /// The names of all extended attributes, in no particular order; empty where the filesystem has none at all.
+    fn list_xattrs(&self, dir: &Self::Dir, at: At<'_>) -> io::Result<Vec<Vec<u8>>>;
     /// Sets (`Some`) or removes (`None`, also if absent) an extended attribute.
     fn set_xattr(
         &self,

@@ -40,7 +40,7 @@ const LIST_BUFFER_LEN: usize = 64 * 1024;
 
 /// Most xattr values are far shorter; longer ones cost a second call.
 const XATTR_FIRST_TRY_LEN: usize = 256;
-/// `XATTR_SIZE_MAX` of the kernel.
+/// `XATTR_SIZE_MAX` and `XATTR_LIST_MAX` of the kernel.
 const XATTR_LEN_MAX: usize = 64 * 1024;
 
 /// A vault directory of the operating system.
@@ -240,6 +240,24 @@ impl Backing for OsDisk {
                     return Ok(Some(value));
                 }
                 Err(Errno::NODATA | Errno::OPNOTSUPP) => return Ok(None),
+                Err(Errno::RANGE) if len < XATTR_LEN_MAX => len = XATTR_LEN_MAX,
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+
+    fn list_xattrs(&self, dir: &OsDir, at: At<'_>) -> io::Result<Vec<Vec<u8>>> {
+        let object = self.open_any(dir, at)?;
+        let fd = object.as_fd();
+        let mut len = XATTR_FIRST_TRY_LEN;
+        loop {
+            let mut names = vec![0; len];
+            match rustix::fs::flistxattr(fd, names.as_mut_slice()) {
+                Ok(filled) => {
+                    let names = names[..filled].split(|byte| *byte == 0);
+                    return Ok(names.filter(|name| !name.is_empty()).map(<[u8]>::to_vec).collect());
+                }
+                Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
                 Err(Errno::RANGE) if len < XATTR_LEN_MAX => len = XATTR_LEN_MAX,
                 Err(errno) => return Err(errno.into()),
             }

@@ -21,7 +21,10 @@ pub use ids::{EntryId, ObjectId, TailTag, VaultId};
 pub use layer::{Form, LayerKey, LayerSealer, Role, SealedEnd, SlotRun, Tail, TailFields};
 pub use map::{Extent, LayerMap, Parent, Source};
 pub use stub::{STUB_LEN, Stub, open_stub, seal_stub};
-pub use xattr::{MODE_ATTRIBUTE, open_xattr, seal_xattr, xattr_name};
+pub use xattr::{
+    MODE_ATTRIBUTE, is_sealed_xattr, open_xattr, open_xattr_name, seal_xattr, xattr_name,
+    xattr_name_len,
+};
 
 /// Bytes that are not what the format says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

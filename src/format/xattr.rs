@@ -25,6 +25,41 @@ pub fn xattr_name(keys: &KeyTree, id: EntryId, name: &[u8]) -> Vec<u8> {
     backing
 }
 
+/// The length of [`xattr_name`] for a name of `len` bytes.
+pub fn xattr_name_len(len: usize) -> usize {
+    PREFIX.len() + BASE64URL_NOPAD.encode_len(16 + (len + 1).next_multiple_of(16))
+}
+
+/// Whether a backing attribute is one of ours, by its name.
+pub fn is_sealed_xattr(backing: &[u8]) -> bool {
+    backing.starts_with(PREFIX)
+}
+
+/// The name that a backing attribute of an entry stands for.
+///
+/// # Errors
+/// [`FormatError::Auth`] for what [`xattr_name`] did not make for this entry.
+pub fn open_xattr_name(
+    keys: &KeyTree,
+    id: EntryId,
+    backing: &[u8],
+) -> Result<Vec<u8>, FormatError> {
+    let forged = FormatError::Auth("attribute name");
+    let Some(sealed) =
+        backing.strip_prefix(PREFIX).and_then(|text| BASE64URL_NOPAD.decode(text).ok())
+    else {
+        return Err(forged);
+    };
+    let Ok(mut name) = keys.xattr_names().open([b"xattr", &id.get().to_le_bytes()], &sealed) else {
+        return Err(forged);
+    };
+    match name.iter().rposition(|byte| *byte != 0) {
+        Some(end) if name[end] == 0x80 => name.truncate(end),
+        _ => return Err(forged),
+    }
+    Ok(name)
+}
+
 /// Seals a value: nonce, ciphertext, tag.
 pub fn seal_xattr(
     keys: &KeyTree,

@@ -65,7 +65,11 @@ impl<B: Backing> FileSystem<B> {
         if change == SetAttr::default() {
             return self.getattr(ino);
         }
-        Ok(self.view.show(of_inode(self.store.set_attr(&node, &change))?))
+        let attr = of_inode(self.store.set_attr(&node, &change))?;
+        if let (Some(_), Some(mode)) = (request.mode, change.mode) {
+            self.chmod_acl(&node, mode)?;
+        }
+        Ok(self.view.show(attr))
     }
 
     fn set_size(

@@ -53,6 +53,15 @@ pub enum FsError {
     /// The filesystem does not hold nodes or links of this kind (mknod(2), link(2): `EPERM`).
     #[error("not permitted")]
     NotPermitted,
+    /// A default access control list of anything but a directory (`EACCES`, as the kernel has it).
+    #[error("access denied")]
+    AccessDenied,
+    /// An extended attribute's value is longer than any may be (setxattr(2)), or the list of all names.
+    #[error("too big")]
+    TooBig,
+    /// The caller's buffer does not hold the answer (getxattr(2)), or a name is too long for it (setxattr(2)).
+    #[error("out of range")]
+    OutOfRange,
     /// The operation is not offered here.
     #[error("not supported")]
     NotSupported,
@@ -73,6 +82,9 @@ impl FsError {
             FsError::IsASymlink => libc::ELOOP,
             FsError::NoDevice => libc::ENXIO,
             FsError::NotPermitted => libc::EPERM,
+            FsError::AccessDenied => libc::EACCES,
+            FsError::TooBig => libc::E2BIG,
+            FsError::OutOfRange => libc::ERANGE,
             FsError::NotSupported => libc::EOPNOTSUPP,
             FsError::NotATerminal => libc::ENOTTY,
         })
@@ -91,6 +103,9 @@ impl FsError {
             | FsError::IsASymlink
             | FsError::NoDevice
             | FsError::NotPermitted
+            | FsError::AccessDenied
+            | FsError::TooBig
+            | FsError::OutOfRange
             | FsError::NotSupported
             | FsError::NotATerminal => false,
         }
@@ -115,6 +130,8 @@ fn store_errno(error: &StoreError) -> i32 {
         StoreError::NameTooLong => libc::ENAMETOOLONG,
         StoreError::InvalidArgument => libc::EINVAL,
         StoreError::NotSupported => libc::EOPNOTSUPP,
+        StoreError::NoAttribute => libc::ENODATA,
+        StoreError::AttributeTooBig => libc::ERANGE,
         StoreError::ReadOnly => libc::EROFS,
         StoreError::FileTooBig => libc::EFBIG,
         StoreError::InUse(_) => libc::EBUSY,
@@ -152,6 +169,8 @@ fn store_fault(error: &StoreError) -> bool {
         | StoreError::NameTooLong
         | StoreError::InvalidArgument
         | StoreError::NotSupported
+        | StoreError::NoAttribute
+        | StoreError::AttributeTooBig
         | StoreError::ReadOnly
         | StoreError::FileTooBig => false,
         StoreError::InUse(_) | StoreError::Damaged { .. } | StoreError::Lost => true,

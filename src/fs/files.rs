@@ -74,6 +74,9 @@ pub enum WriteKind {
     Plain,
     /// It clears set-id bits: the kernel found that the writer has no CAP_FSETID.
     ClearSetId,
+    /// It comes from the kernel's write-back cache, possibly long after the program wrote: the kernel itself tells
+    /// when that was, by a change of attributes.
+    FromCache,
 }
 
 impl<B: Backing> FileSystem<B> {
@@ -216,12 +219,17 @@ impl<B: Backing> FileSystem<B> {
         if !file.access.writes() {
             return Err(FsError::BadHandle);
         }
-        self.store.write(&file.node, offset, data)?;
+        match kind {
+            WriteKind::FromCache => self.store.write_back(&file.node, offset, data)?,
+            WriteKind::Plain | WriteKind::ClearSetId => {
+                self.store.write(&file.node, offset, data)?;
+            }
+        }
         file.unflushed.fetch_add(data.len() as u64, Ordering::Relaxed);
         file.uncounted.store(true, Ordering::Relaxed);
         self.note_change();
         match kind {
-            WriteKind::Plain => Ok(()),
+            WriteKind::Plain | WriteKind::FromCache => Ok(()),
             WriteKind::ClearSetId => self.clear_set_id(&file.node),
         }
     }

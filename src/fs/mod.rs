@@ -14,6 +14,8 @@
 //!
 //! Locks: the tables lock for a lookup or an insertion, never across a call into the store.
 
+mod acl;
+mod acls;
 mod attr;
 mod caller;
 mod dirs;
@@ -24,6 +26,7 @@ mod inodes;
 mod names;
 mod space;
 mod view;
+mod xattrs;
 
 use std::sync::Arc;
 use std::sync::OnceLock;

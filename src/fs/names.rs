@@ -38,8 +38,9 @@ impl<B: Backing> FileSystem<B> {
     ) -> Result<Attr> {
         check_name(name)?;
         let dir = self.node(parent)?;
-        let new = mode.inherit(caller, &self.store.attr(&dir)?, true);
+        let (new, acls) = self.heritage(&dir, mode, EntryKind::Dir, caller)?;
         let node = self.store.mkdir(&dir, name, &new)?;
+        self.give(&node, &acls, || self.store.rmdir(&dir, name))?;
         self.note_change();
         self.remember(&node)
     }
@@ -73,8 +74,9 @@ impl<B: Backing> FileSystem<B> {
         };
         check_name(name)?;
         let dir = self.node(parent)?;
-        let new = mode.inherit(caller, &self.store.attr(&dir)?, false);
+        let (new, acls) = self.heritage(&dir, mode, kind, caller)?;
         let node = self.store.make_special(&dir, name, kind, rdev, &new)?;
+        self.give(&node, &acls, || self.store.unlink(&dir, name))?;
         self.note_change();
         self.remember(&node)
     }
@@ -97,7 +99,7 @@ impl<B: Backing> FileSystem<B> {
         }
         let dir = self.node(parent)?;
         let mode = NewMode { mode: 0o777, umask: 0 };
-        let new = mode.inherit(caller, &self.store.attr(&dir)?, false);
+        let (new, _) = self.heritage(&dir, mode, EntryKind::Symlink, caller)?;
         let node = self.store.symlink(&dir, name, target, &new)?;
         self.note_change();
         self.remember(&node)
@@ -205,9 +207,15 @@ impl<B: Backing> FileSystem<B> {
         caller: Caller,
     ) -> Result<(Arc<Node<B>>, bool)> {
         check_name(name)?;
-        let new = mode.inherit(caller, &self.store.attr(dir)?, false);
+        let (new, acls) = self.heritage(dir, mode, EntryKind::File, caller)?;
         match self.store.create(dir, name, &new) {
-            Ok(node) => Ok((node, true)),
+            Ok(node) => {
+                self.give(&node, &acls, || {
+                    self.store.close_file(&node, true);
+                    self.store.unlink(dir, name)
+                })?;
+                Ok((node, true))
+            }
             Err(StoreError::AlreadyExists) if !exclusive => {
                 Ok((self.store.lookup(dir, name)?, false))
             }

@@ -30,6 +30,7 @@ use super::convert::{self, entry_id, errno, file_attr, ino};
 use super::options::MountOptions;
 use super::pool::Lane;
 use super::space::{self, Line};
+use super::xattrs;
 
 /// The largest request: what the kernel sends at most (256 pages, sysctl fs.fuse.max_pages_limit).
 const MAX_IO_BYTES: u32 = 1 << 20;
@@ -147,6 +148,15 @@ impl<B: Backing> Adapter<B> {
         }
     }
 
+    /// Runs a question about extended attributes: here if the answer is in memory.
+    fn with_xattrs(&self, inode: INodeNo, request: impl FnOnce(&FileSystem<B>) + Send + 'static) {
+        if entry_id(inode).is_ok_and(|id| self.fs.xattrs_are_held(id)) {
+            self.here(request);
+        } else {
+            self.in_worker(&self.workers.reads, request);
+        }
+    }
+
     /// Runs a change of names in `dir`: here if nothing must be synced first.
     fn with_names(&self, dir: INodeNo, request: impl FnOnce(&FileSystem<B>) + Send + 'static) {
         if entry_id(dir).is_ok_and(|dir| !self.fs.is_settled(dir)) {
@@ -201,8 +211,8 @@ fn file_flags(flags: OpenFlags) -> FopenFlags {
 const DIR_FLAGS: FopenFlags = FopenFlags::FOPEN_KEEP_CACHE.union(FopenFlags::FOPEN_CACHE_DIR);
 
 /// Asked for where the kernel offers it. Left out on purpose: POSIX_LOCKS and FLOCK_LOCKS (the kernel's
-/// local locks serve), AUTO_INVAL_DATA (nothing changes behind its back), POSIX_ACL with DONT_MASK.
-const CAPABILITIES: [InitFlags; 9] = [
+/// local locks serve), AUTO_INVAL_DATA (nothing changes behind its back).
+const CAPABILITIES: [InitFlags; 11] = [
     InitFlags::FUSE_WRITEBACK_CACHE,
     InitFlags::FUSE_MAX_PAGES,
     InitFlags::FUSE_PARALLEL_DIROPS,
@@ -212,6 +222,9 @@ const CAPABILITIES: [InitFlags; 9] = [
     InitFlags::FUSE_ATOMIC_O_TRUNC,
     InitFlags::FUSE_HANDLE_KILLPRIV_V2,
     InitFlags::FUSE_ASYNC_DIO,
+    // The kernel enforces access control lists, and leaves the umask to us: it does not count under a default one.
+    InitFlags::FUSE_POSIX_ACL,
+    InitFlags::FUSE_DONT_MASK,
 ];
 
 impl<B: Backing> Filesystem for Adapter<B> {
@@ -491,6 +504,8 @@ impl<B: Backing> Filesystem for Adapter<B> {
         let handle = Handle(handle.0);
         let kind = if write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) {
             WriteKind::ClearSetId
+        } else if write_flags.contains(WriteFlags::FUSE_WRITE_CACHE) {
+            WriteKind::FromCache
         } else {
             WriteKind::Plain
         };
@@ -654,32 +669,37 @@ impl<B: Backing> Filesystem for Adapter<B> {
         });
     }
 
-    // What is not offered at all answers ENOSYS: the kernel remembers it for the life of the mount, does not
-    // ask again, and gives programs EOPNOTSUPP.
-
     fn setxattr(
         &self,
-        _request: &Request,
-        _inode: INodeNo,
-        _name: &OsStr,
-        _value: &[u8],
-        _flags: i32,
+        request: &Request,
+        inode: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        reply.error(fuser::Errno::ENOSYS);
+        let (name, value, how) = (Name::new(name), value.to_vec(), (flags, caller(request)));
+        self.in_worker(&self.workers.syncs, move |fs| {
+            xattrs::set(fs, inode, name.bytes(), &value, how, reply);
+        });
     }
 
-    fn getxattr(&self, _: &Request, _: INodeNo, _: &OsStr, _: u32, reply: ReplyXattr) {
-        reply.error(fuser::Errno::ENOSYS);
+    fn getxattr(&self, _: &Request, inode: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let name = Name::new(name);
+        self.with_xattrs(inode, move |fs| xattrs::get(fs, inode, name.bytes(), size, reply));
     }
 
-    fn listxattr(&self, _: &Request, _: INodeNo, _: u32, reply: ReplyXattr) {
-        reply.error(fuser::Errno::ENOSYS);
+    fn listxattr(&self, request: &Request, inode: INodeNo, size: u32, reply: ReplyXattr) {
+        let caller = caller(request);
+        self.with_xattrs(inode, move |fs| xattrs::list(fs, inode, caller, size, reply));
     }
 
-    fn removexattr(&self, _: &Request, _: INodeNo, _: &OsStr, reply: ReplyEmpty) {
-        reply.error(fuser::Errno::ENOSYS);
+    fn removexattr(&self, _: &Request, inode: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let name = Name::new(name);
+        self.in_worker(&self.workers.syncs, move |fs| {
+            xattrs::remove(fs, inode, name.bytes(), reply);
+        });
     }
 
     fn fallocate(

@@ -25,6 +25,7 @@ mod pool;
 mod session;
 mod space;
 mod tune;
+mod xattrs;
 
 pub use mount::MountError;
 pub use options::MountOptions;

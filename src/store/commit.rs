@@ -172,6 +172,7 @@ impl<B: Backing> Store<B> {
             }
             if let Some(finished) = &guard.finished {
                 finished.write()?;
+                self.carry_xattrs(node, finished)?;
             }
         }
         Ok(covers)
@@ -304,6 +305,10 @@ impl<B: Backing> Store<B> {
         guard: &mut CommitState<B>,
         covers: u64,
     ) -> Result<()> {
+        let _alone = self.inode_lock.lock();
+        if let Some(finished) = &guard.finished {
+            self.carry_xattrs(node, finished)?;
+        }
         let Some(finished) = guard.finished.take() else { return Ok(()) };
         let core = &self.core;
         let before = {
@@ -535,11 +540,14 @@ impl<B: Backing> Store<B> {
 
     /// Attributes may have changed since the layer was completed.
     pub(super) fn refresh_attr(&self, node: &Arc<Node<B>>, finished: &Finished<B>) -> Result<()> {
+        self.carry_xattrs(node, finished)?;
         let now = finish::attributes(&self.core, node, finished.attr.mtime)?;
         if now == finished.attr {
             return Ok(());
         }
-        finished.layer.change_attr(&now, node.id())
+        finished.layer.change_attr(&now, node.id())?;
+        node.note_unsynced_attr();
+        Ok(())
     }
 
     /// The new version is the file from now on.
@@ -568,6 +576,7 @@ impl<B: Backing> Store<B> {
             }
             state.frozen.take()
         };
+        node.note_published_xattrs(&finished.xattrs);
         drop((frozen, finished));
         self.queue.remove_if_done(node);
         Ok(())
@@ -600,6 +609,7 @@ impl<B: Backing> Store<B> {
         }
         self.commit(std::slice::from_ref(node), Take::All)?;
         self.restore_touched();
+        self.sync_attr(node)?;
         self.sync_path(node)
     }
 
@@ -625,6 +635,7 @@ impl<B: Backing> Store<B> {
         if !dir.dir()?.state.lock().removed {
             dir.sync_names(&self.core, latest)?;
         }
+        self.sync_attr(dir)?;
         self.sync_path(dir)
     }
 

@@ -31,6 +31,12 @@ pub enum StoreError {
     /// The operation is not offered for this kind of object.
     #[error("not supported")]
     NotSupported,
+    /// There is no such extended attribute.
+    #[error("no such attribute")]
+    NoAttribute,
+    /// The backing filesystem has no room for an extended attribute of this length, however much is free.
+    #[error("extended attribute too big")]
+    AttributeTooBig,
     /// The mount is read-only.
     #[error("mounted read-only")]
     ReadOnly,

@@ -8,6 +8,7 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 use crate::backing::{Backing, TempFile};
+use crate::clock::Timestamp;
 
 use super::core::Core;
 use super::edit::{Block, Edit, Held, Zeros};
@@ -163,6 +164,7 @@ impl<B: Backing> Node<B> {
         core: &Arc<Core<B>>,
         offset: u64,
         data: &[u8],
+        time: WriteTime,
     ) -> Result<()> {
         let body = self.file()?;
         let end = offset.checked_add(data.len() as u64).ok_or(StoreError::FileTooBig)?;
@@ -175,7 +177,11 @@ impl<B: Backing> Node<B> {
         self.load_base(core)?;
         {
             let _shared = body.gate.read();
-            begin_edit(core, body)?;
+            let kept = match time {
+                WriteTime::Now => None,
+                WriteTime::Kept => self.begin_mtime(core, body),
+            };
+            begin_edit(core, body, kept)?;
             let (done, result) = self.write_blocks(core, body, offset, data);
             if done > 0 {
                 // What was written before an error is part of the file: nothing may lie beyond its end.
@@ -183,14 +189,35 @@ impl<B: Backing> Node<B> {
                 let now = core.now();
                 let edit = state.open.as_mut().expect("the gate keeps the open edit");
                 edit.size = edit.size.max(offset + done as u64);
-                edit.mtime = now;
                 edit.ctime = now;
-                state.set_mtime = None;
+                if time == WriteTime::Now {
+                    edit.mtime = now;
+                    state.set_mtime = None;
+                }
                 state.changes += 1;
             }
             result?;
         }
         self.relieve(core)
+    }
+
+    /// The modification time that is shown while there is no open edit, for the edit that is about to begin; `None`
+    /// if it has begun already.
+    fn begin_mtime(self: &Arc<Self>, core: &Arc<Core<B>>, body: &FileBody<B>) -> Option<Timestamp> {
+        {
+            let state = body.state.read();
+            if state.open.is_some() {
+                return None;
+            }
+            if let Some(frozen) = &state.frozen {
+                return Some(state.set_mtime.unwrap_or(frozen.mtime));
+            }
+            if let Some(attr) = state.attr {
+                return Some(attr.mtime);
+            }
+        }
+        // Where it cannot be told, the time is that of the write.
+        self.stat_home(core).ok().map(|stat| stat.mtime)
     }
 
     /// Returns how many bytes were written, also before an error.
@@ -322,7 +349,7 @@ impl<B: Backing> Node<B> {
             self.load_base(core)?;
         }
         let _alone = body.gate.write();
-        begin_edit(core, body)?;
+        begin_edit(core, body, None)?;
         let block_len = core.geometry.block_len();
         let (old, boundary) = self.boundary(core, body, size)?;
         let mut state = body.state.write();
@@ -445,8 +472,21 @@ pub(crate) enum Generation {
     Frozen,
 }
 
-/// Opens an edit if there is none. The caller holds the gate.
-pub(super) fn begin_edit<B: Backing>(core: &Arc<Core<B>>, body: &FileBody<B>) -> Result<()> {
+/// What a write does to the modification time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WriteTime {
+    /// It becomes now.
+    Now,
+    /// It stays as it is shown: whoever caches writes says itself when they were.
+    Kept,
+}
+
+/// Opens an edit if there is none, changed at `mtime` or else now. The caller holds the gate.
+pub(super) fn begin_edit<B: Backing>(
+    core: &Arc<Core<B>>,
+    body: &FileBody<B>,
+    mtime: Option<Timestamp>,
+) -> Result<()> {
     let mut state = body.state.write();
     if state.lost {
         return Err(StoreError::Lost);
@@ -456,7 +496,9 @@ pub(super) fn begin_edit<B: Backing>(core: &Arc<Core<B>>, body: &FileBody<B>) ->
         *edit.complete.lock() = None;
     } else {
         let base = state.size().unwrap_or(0);
-        state.open = Some(Edit::begin(core, base));
+        let mut edit = Edit::begin(core, base);
+        edit.mtime = mtime.unwrap_or(edit.mtime);
+        state.open = Some(edit);
         // Even if what follows fails: an edit that counts as no change would wait for ever.
         state.changes += 1;
     }

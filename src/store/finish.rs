@@ -21,6 +21,7 @@ use super::node::Node;
 use super::runs::RunMap;
 use super::snapshot::{Piece, Snapshot};
 use super::temp::LayerTemp;
+use super::xattr::GivenXattrs;
 
 /// Plaintext bytes that one commit folds in from older layers at most.
 const FOLD_LEN: u64 = 16 << 20;
@@ -46,6 +47,8 @@ pub(crate) struct Finished<B: Backing> {
     pub dropped: Vec<ObjectId>,
     /// The attributes that the file was given.
     pub attr: AttrChange,
+    /// The extended attributes that it was given.
+    pub xattrs: GivenXattrs,
     /// What is sealed but not written yet: a failed write is repeated with the same bytes.
     unwritten: Mutex<Option<(u64, Vec<u8>)>>,
 }
@@ -190,6 +193,7 @@ pub(crate) fn small<B: Backing>(
         keeps_top: false,
         dropped: top.map(|top| older_ids(&top)).unwrap_or_default(),
         attr,
+        xattrs: GivenXattrs::default(),
         unwritten: Mutex::new(Some((0, bytes))),
     })
 }
@@ -265,6 +269,7 @@ pub(crate) fn frozen<B: Backing>(
         keeps_top: view.kept.contains(&0),
         dropped,
         attr,
+        xattrs: GivenXattrs::default(),
         unwritten: Mutex::new(Some((at, end.bytes))),
     })
 }

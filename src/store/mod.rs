@@ -10,6 +10,7 @@
 //! | `names`, `publish_names` | a file with several names: hard links |
 //! | `gone` | the end of a file without names |
 //! | `times` | access and change times that the vault's inodes do not show |
+//! | `xattr` | extended attributes |
 //! | `special` | links, fifos, sockets, devices: what is made whole |
 //! | `layer`, `snapshot` | committed versions |
 //! | `temp`, `finish`, `commit` | the way of an edit into the tree; `commit` is the protocol |
@@ -65,15 +66,18 @@ mod tests;
 mod times;
 mod tree;
 pub mod vault;
+mod xattr;
 
 pub use self::core::{CommitPolicy, StoreOptions};
 pub use error::{Result, StoreError};
 pub use node::Node;
 pub use space::{Room, Seek};
 pub use times::Accessed;
+pub use xattr::SetXattr;
 
 use self::core::{ControlDirs, Core, VaultKeys};
 use error::Attempt;
+use file::WriteTime;
 use gate::SyncGate;
 use node::{Body, Home, Place};
 use queue::{DirCache, Nodes, Queue};
@@ -410,41 +414,20 @@ impl<B: Backing> Store<B> {
         };
         let (atime, mtime) = (time(set.atime), time(set.mtime));
         if node.file().is_ok() {
-            // A commit copies the attributes and renames under this lock: a change in between would be lost.
-            while !self.try_set_file_attr(node, set, atime, mtime)? {}
+            self.hold_home(node, || self.set_file_attr(node, set, atime, mtime))?;
         } else {
             self.set_home_attr(node, set, atime, mtime)?;
         }
         self.attr(node)
     }
 
-    /// Changes a file's attributes holding the directory where it is; false if it moved meanwhile.
-    fn try_set_file_attr(
+    fn set_file_attr(
         &self,
         node: &Arc<Node<B>>,
         set: &SetAttr,
         atime: Option<Timestamp>,
         mtime: Option<Timestamp>,
-    ) -> Result<bool> {
-        let dir_of = || {
-            let place = node.place.lock();
-            let dir = match (&place.home, &place.link) {
-                (Home::Tree(spot), _) => Some(Arc::clone(&spot.dir)),
-                (Home::Pending, Some(link)) => Some(Arc::clone(&link.dir)),
-                _ => None,
-            };
-            (dir, place.names.is_some())
-        };
-        let (dir, named) = dir_of();
-        let _names = match &dir {
-            Some(dir) => Some(dir.dir()?.state.lock()),
-            None => None,
-        };
-        let _inode = named.then(|| self.inode_lock.lock());
-        let now = dir_of();
-        if (now.0.map(|dir| dir.id()), now.1) != (dir.as_ref().map(|dir| dir.id()), named) {
-            return Ok(false);
-        }
+    ) -> Result<()> {
         // In memory only: not published yet, or removed while the kernel holds it.
         let pending = matches!(node.place.lock().home, Home::Pending | Home::Gone);
         {
@@ -472,12 +455,11 @@ impl<B: Backing> Store<B> {
                     if atime.is_some() {
                         node.note_atime_set();
                     }
-                    return Ok(true);
+                    return Ok(());
                 }
             }
         }
-        self.set_home_attr(node, set, atime, mtime)?;
-        Ok(true)
+        self.set_home_attr(node, set, atime, mtime)
     }
 
     fn set_home_attr(
@@ -504,6 +486,7 @@ impl<B: Backing> Store<B> {
         if change != AttrChange::default() {
             change.atime = atime.or(node.held_atime());
             node.change_home(&self.core, &change)?;
+            node.note_unsynced_attr();
         }
         if atime.is_some() {
             node.note_atime_set();
@@ -605,10 +588,25 @@ impl<B: Backing> Store<B> {
 
     /// Writes at `offset`. Visible on return; durable after a commit.
     pub fn write(&self, node: &Arc<Node<B>>, offset: u64, data: &[u8]) -> Result<()> {
+        self.write_at(node, offset, data, WriteTime::Now)
+    }
+
+    /// As [`Store::write`], but the modification time stays: the caller sets it where it changed.
+    pub fn write_back(&self, node: &Arc<Node<B>>, offset: u64, data: &[u8]) -> Result<()> {
+        self.write_at(node, offset, data, WriteTime::Kept)
+    }
+
+    fn write_at(
+        &self,
+        node: &Arc<Node<B>>,
+        offset: u64,
+        data: &[u8],
+        time: WriteTime,
+    ) -> Result<()> {
         if self.core.options.read_only {
             return Err(StoreError::ReadOnly);
         }
-        node.write_file(&self.core, offset, data)?;
+        node.write_file(&self.core, offset, data, time)?;
         self.queue.add(node);
         Ok(())
     }

@@ -32,6 +32,7 @@ use super::publish_names::StubTemp;
 use super::residents::Evictable;
 use super::snapshot::Snapshot;
 use super::times::HeldTimes;
+use super::xattr::HeldXattrs;
 
 /// How often an object that moves while it is being opened is looked for again.
 const MOVES_FOLLOWED: usize = 64;
@@ -42,6 +43,7 @@ pub struct Node<B: Backing> {
     kind: EntryKind,
     pub(crate) place: Mutex<Place<B>>,
     pub(crate) times: Mutex<HeldTimes>,
+    pub(crate) xattrs: Mutex<HeldXattrs>,
     pub(crate) body: Body<B>,
 }
 
@@ -267,14 +269,15 @@ impl<B: Backing> Node<B> {
                 commit: Mutex::new(CommitState { finished: None, covers: 0, stub: None }),
             }),
         };
-        Arc::new(Node { id, kind, place: Mutex::new(place), times: Mutex::default(), body })
+        let (times, xattrs) = (Mutex::default(), Mutex::default());
+        Arc::new(Node { id, kind, place: Mutex::new(place), times, xattrs, body })
     }
 
     /// One of several names of `inode`.
     pub(crate) fn new_name(id: EntryId, inode: &Arc<Self>, place: Place<B>) -> Arc<Self> {
         let body = Body::Name(Arc::clone(inode));
-        let (place, times) = (Mutex::new(place), Mutex::default());
-        Arc::new(Node { id, kind: inode.kind, place, times, body })
+        let (place, times, xattrs) = (Mutex::new(place), Mutex::default(), Mutex::default());
+        Arc::new(Node { id, kind: inode.kind, place, times, xattrs, body })
     }
 
     /// The file that it is a name of, else itself.

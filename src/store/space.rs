@@ -11,7 +11,7 @@ use crate::format::{EntryKind, LengthClass};
 use super::core::Core;
 use super::edit::{Block, Edit, Held, Zeros};
 use super::error::{Attempt, Result, StoreError};
-use super::file::{as_index, begin_edit, is_moving, max_size, plan, show};
+use super::file::{WriteTime, as_index, begin_edit, is_moving, max_size, plan, show};
 use super::finish;
 use super::node::{FileBody, FileState, Node};
 use super::snapshot::{Piece, Window};
@@ -188,7 +188,7 @@ impl<B: Backing> Node<B> {
             let Some(plan) = self.plan_room(core, body, (offset, end), room, keep_size)? else {
                 return Ok(());
             };
-            begin_edit(core, body)?;
+            begin_edit(core, body, None)?;
             let mut state = body.state.write();
             let edit = state.open.as_mut().expect("the gate keeps the open edit");
             edit.size = plan.size;
@@ -467,7 +467,7 @@ fn copy_some<B: Backing>(
     }
     buffer.resize(as_index(count), 0);
     let count = from.read_file(core, from_offset, buffer)?;
-    to.write_file(core, to_offset, &buffer[..count])?;
+    to.write_file(core, to_offset, &buffer[..count], WriteTime::Now)?;
     Ok((count as u64, true))
 }
 

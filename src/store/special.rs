@@ -8,6 +8,7 @@ use crate::backing::Backing;
 use crate::format::EntryKind;
 
 use super::error::{Result, StoreError};
+use super::file::WriteTime;
 use super::node::Node;
 use super::{NewAttr, Store};
 
@@ -27,7 +28,9 @@ impl<B: Backing> Store<B> {
             return Err(StoreError::NameTooLong);
         }
         let node = self.make_pending(dir, name, EntryKind::Symlink, None, new)?;
-        self.complete_made(dir, name, node, |node| node.write_file(&self.core, 0, target))
+        self.complete_made(dir, name, node, |node| {
+            node.write_file(&self.core, 0, target, WriteTime::Now)
+        })
     }
 
     /// Makes a fifo, a socket or a device. It exists in memory until it is committed.

@@ -15,6 +15,7 @@ mod names;
 mod space;
 mod special;
 mod times;
+mod xattrs;
 
 const NEW: NewAttr = NewAttr { mode: 0o644, uid: 0, gid: 0 };
 

@@ -289,6 +289,18 @@ impl Driver {
                     AttrRequest { atime: Some(time), mtime: Some(time), ..Default::default() };
                 self.change(*dir, &name.bytes(), &change)?;
             }
+            Op::SetXattr { dir, name, which, len, flags } => {
+                self.on_name(*dir, &name.bytes(), |driver, node, ino| {
+                    driver.set_xattr((node, ino), *which, *len, *flags)?;
+                    Ok(Lookup::Forget)
+                })?;
+            }
+            Op::RemoveXattr { dir, name, which } => {
+                self.on_name(*dir, &name.bytes(), |driver, node, ino| {
+                    driver.remove_xattr((node, ino), *which)?;
+                    Ok(Lookup::Forget)
+                })?;
+            }
             Op::Tick { secs } => {
                 self.vault.pass_time(*secs);
                 self.fs.maintain();
@@ -608,17 +620,20 @@ impl Driver {
         for open in &self.open {
             let expected = self.model.content(open.node);
             self.compare_content(open.handle, expected, "an open file")?;
+            self.compare_xattrs(open.node, open.ino)?;
         }
         Ok(())
     }
 
     fn compare_dir(&self, node: NodeIndex, ino: EntryId) -> Result<(), Different> {
         self.compare_attr(node, &self.fs.getattr(ino).map_err(text)?)?;
+        self.compare_xattrs(node, ino)?;
         self.compare_listing(node, ino)?;
         for (name, &child) in self.model.entries(node) {
             let what = lossy(name);
             let attr = self.fs.lookup(ino, name).map_err(|error| format!("{what}: {error}"))?;
             self.compare_attr(child, &attr).map_err(|why| format!("{what}: {why}"))?;
+            self.compare_xattrs(child, attr.id).map_err(|why| format!("{what}: {why}"))?;
             match &self.model.node(child).body {
                 Body::Dir(_) | Body::Special(..) => {}
                 Body::File(content) => {

@@ -232,6 +232,19 @@ pub enum Op {
         dir: Pick,
         secs: i64,
     },
+    /// setxattr(2) of an attribute, one of a few; the value has this length.
+    SetXattr {
+        dir: Pick,
+        name: Name,
+        which: usize,
+        len: usize,
+        flags: i32,
+    },
+    RemoveXattr {
+        dir: Pick,
+        name: Name,
+        which: usize,
+    },
     /// Lets the store do what is due after this many seconds.
     Tick {
         secs: u64,
@@ -263,6 +276,20 @@ impl Op {
         }
     }
 
+    fn xattr(rng: &mut Rng, dir: Pick, name: Name) -> Op {
+        let which = rng.below(6) as usize;
+        if rng.below(4) == 0 {
+            return Op::RemoveXattr { dir, name, which };
+        }
+        let len = match rng.below(8) {
+            0 => 0,
+            1 => 65537,
+            _ => rng.below(900) as usize,
+        };
+        let flags = [0, 0, libc::XATTR_CREATE, libc::XATTR_REPLACE][rng.below(4) as usize];
+        Op::SetXattr { dir, name, which, len, flags }
+    }
+
     pub fn random(rng: &mut Rng) -> Op {
         let dir = rng.pick();
         let handle = rng.pick();
@@ -290,7 +317,7 @@ impl Op {
             34..=37 => Op::space(rng, handle),
             38..=40 => Op::Seek { handle, offset: rng.offset() },
             41..=44 => Op::Append { handle, len: rng.len(), fill: rng.below(256) as u8 },
-            45..=48 => Op::Read { handle, offset: rng.offset(), len: rng.len() },
+            46..=48 => Op::Read { handle, offset: rng.offset(), len: rng.len() },
             49..=51 => Op::HandleTruncate { handle, size: rng.offset() },
             52..=53 => Op::Truncate { dir, name, size: rng.offset() },
             54..=57 => Op::Fsync { handle },
@@ -310,7 +337,8 @@ impl Op {
                 };
                 Op::Rename { from: (dir, name), to, mode }
             }
-            86..=87 => Op::List { dir },
+            87 => Op::List { dir },
+            45 | 86 => Op::xattr(rng, dir, name),
             88..=89 => Op::Chmod { dir, name, mode: rng.below(0o10_000) as u32 | 0o400 },
             90 => Op::Chown { dir, name, uid: rng.below(3) as u32, gid: rng.below(3) as u32 },
             91..=92 => Op::Utimens {

@@ -35,6 +35,7 @@ pub struct RefNode {
     pub parent: NodeIndex,
     /// Names; not counted of directories.
     pub links: u32,
+    pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
 pub const ROOT: NodeIndex = 0;
@@ -58,6 +59,7 @@ impl Reference {
             mtime: None,
             parent: ROOT,
             links: 1,
+            xattrs: BTreeMap::new(),
         };
         Reference { nodes: vec![root] }
     }
@@ -138,6 +140,7 @@ impl Reference {
             mtime: None,
             parent: dir,
             links: 1,
+            xattrs: BTreeMap::new(),
             body,
         };
         self.nodes.push(node);

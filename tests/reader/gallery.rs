@@ -347,7 +347,7 @@ impl Builder<'_> {
 
 /// Adds what hostile hands and accidents leave.
 pub fn add_damage(vault: &Path, cipher: Cipher, block_log2: u8, seed: u64, tree: &mut Tree) {
-    let mut builder = reopen(vault, cipher, block_log2, seed, tree);
+    let mut builder = reopen(vault, cipher, block_log2, seed.wrapping_add(33), tree);
     let root = Dir { backing: vault.to_owned(), path: Vec::new(), id: EntryId::ROOT };
     let dir = builder.dir(&root, b"damage");
     let file_name = |path: &Path| path.file_name().unwrap().as_bytes().to_vec();

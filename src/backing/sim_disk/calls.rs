@@ -94,6 +94,13 @@ impl Backing for SimDisk {
         Ok(state.tree.inode(ino).attr.xattrs.get(key).cloned())
     }
 
+    fn list_xattrs(&self, dir: &SimDir, at: At<'_>) -> io::Result<Vec<Vec<u8>>> {
+        let state = self.enter(CallKind::ListXattrs, label(at))?;
+        let ino = Self::resolve(&state.tree, dir, at)?;
+        state.tree.may(ino, READ)?;
+        Ok(state.tree.inode(ino).attr.xattrs.keys().cloned().collect())
+    }
+
     fn set_xattr(
         &self,
         dir: &SimDir,

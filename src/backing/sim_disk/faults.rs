@@ -18,6 +18,7 @@ pub enum CallKind {
     List,
     Stat,
     GetXattr,
+    ListXattrs,
     Open,
     OpenTemp,
     Space,

@@ -189,3 +189,38 @@ fn opening_counts_where_the_kernel_may_have_the_content() {
     assert!(store.note_access(&file, Accessed::Opened).unwrap());
     assert!(times(&store, &file).0 > read.0);
 }
+
+#[test]
+fn a_write_from_a_cache_leaves_the_modification_time_to_whoever_caches() {
+    let (store, clock, _disk) = clocked();
+    let root = store.root();
+    // Created, and written back only later: the time is that of the creation.
+    let file = store.create(&root, b"f", &NEW).unwrap();
+    store.open_file(&file, true).unwrap();
+    let created = times(&store, &file).1;
+    clock.pass(1);
+    store.write_back(&file, 0, b"content").unwrap();
+    assert_eq!(times(&store, &file).1, created);
+    store.fsync(&file).unwrap();
+    assert_eq!(times(&store, &file).1, created);
+    // A change of a committed file, and one while a time is set already.
+    clock.pass(1);
+    store.write_back(&file, 0, b"C").unwrap();
+    assert_eq!(times(&store, &file).1, created);
+    let at = Timestamp { secs: 1_000_000_000, nanos: 7 };
+    let set = SetAttr { mtime: Some(TimeChange::At(at)), ..SetAttr::default() };
+    store.set_attr(&file, &set).unwrap();
+    store.write_back(&file, 1, b"O").unwrap();
+    assert_eq!(times(&store, &file).1, at);
+    store.fsync(&file).unwrap();
+    store.write_back(&file, 2, b"N").unwrap();
+    store.close_file(&file, true);
+    clock.pass(20);
+    store.tick();
+    assert_eq!(times(&store, &file).1, at);
+    // Any other write is a change now.
+    store.open_file(&file, true).unwrap();
+    store.write(&file, 0, b"c").unwrap();
+    assert!(times(&store, &file).1 > at);
+    store.close_file(&file, true);
+}
