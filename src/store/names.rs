@@ -519,8 +519,9 @@ impl<B: Backing> Store<B> {
         if self.link_count(&node) <= shown {
             return None;
         }
-        let waiting = node.with_names(|names| names.waiting())?;
-        if waiting.iter().any(|name| matches!(name.place.lock().home, Home::Pending)) {
+        let published = self.stub_links(node.id()).map_or(0, |links| links - 1) as usize;
+        if published <= self.core.hidden_names(node.id()) + shown as usize {
+            // All the others are still to appear.
             return Some(Blocked::Commit(node));
         }
         for (dir, change) in node.recent_names() {
