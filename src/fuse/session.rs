@@ -160,12 +160,18 @@ fn start_session<B: Backing>(
     Ok(notifier)
 }
 
-/// Asks the mount for its root from the outside: when that answers, the mount is ready.
+/// Looks for the mount in its place, in a thread of its own, since the way there may lead over other mounts.
+///
+/// It asks for nothing that would become a request to this very process: a thread that waits for one cannot be killed, and
+/// would keep a killed daemon, and with it the mount and the vault's lock, for ever. That the mount answers is known from
+/// the handshake.
 fn start_probe(point: MountPoint, events: Sender<Event>) -> io::Result<()> {
+    use rustix::fs::{AtFlags, CWD, StatxFlags, makedev, statx};
     thread::Builder::new().name("akasha-probe".to_owned()).spawn(move || {
-        use std::os::unix::fs::MetadataExt;
-        let answer = std::fs::metadata(point.path()).map(|root| root.dev());
-        let _ = events.send(Event::Ready(answer));
+        let flags = AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT;
+        let found = statx(CWD, point.path(), flags, StatxFlags::TYPE);
+        let dev = found.map(|root| makedev(root.stx_dev_major, root.stx_dev_minor));
+        let _ = events.send(Event::Ready(dev.map_err(Into::into)));
     })?;
     Ok(())
 }
