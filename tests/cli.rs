@@ -62,7 +62,15 @@ fn akasha<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>, stdin: &[u8]) -> R
 
 fn run(command: &mut Command, stdin: &[u8]) -> Run {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap();
+    let mut child = loop {
+        match command.spawn() {
+            // A copy of the program that was just written is still open in a child that another test is about to start.
+            Err(error) if error.kind() == std::io::ErrorKind::ExecutableFileBusy => {
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
+            spawned => break spawned.unwrap(),
+        }
+    };
     // The program may end without reading: that is no failure of the test.
     let _ = child.stdin.take().unwrap().write_all(stdin);
     let output = child.wait_with_output().unwrap();
