@@ -21,6 +21,8 @@ mod edges;
 mod harness;
 #[path = "mounted/links.rs"]
 mod links;
+#[path = "mounted/locks.rs"]
+mod locks;
 #[path = "mounted/programs.rs"]
 mod programs;
 #[path = "mounted/space.rs"]
