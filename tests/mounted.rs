@@ -15,6 +15,8 @@ mod command;
 mod content;
 #[path = "mounted/crash.rs"]
 mod crash;
+#[path = "mounted/directio.rs"]
+mod directio;
 #[path = "mounted/edges.rs"]
 mod edges;
 #[path = "mounted/harness.rs"]
