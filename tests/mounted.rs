@@ -27,6 +27,8 @@ mod links;
 mod locks;
 #[path = "mounted/programs.rs"]
 mod programs;
+#[path = "mounted/shared_maps.rs"]
+mod shared_maps;
 #[path = "mounted/space.rs"]
 mod space;
 #[path = "mounted/special.rs"]
