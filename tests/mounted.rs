@@ -33,6 +33,8 @@ mod shared_maps;
 mod space;
 #[path = "mounted/special.rs"]
 mod special;
+#[path = "mounted/streams.rs"]
+mod streams;
 #[path = "mounted/tamper.rs"]
 mod tamper;
 #[path = "mounted/xattrs.rs"]
