@@ -17,6 +17,8 @@ mod content;
 mod crash;
 #[path = "mounted/directio.rs"]
 mod directio;
+#[path = "mounted/directories.rs"]
+mod directories;
 #[path = "mounted/edges.rs"]
 mod edges;
 #[path = "mounted/harness.rs"]
