@@ -27,6 +27,8 @@ mod harness;
 mod links;
 #[path = "mounted/locks.rs"]
 mod locks;
+#[path = "mounted/nameless.rs"]
+mod nameless;
 #[path = "mounted/programs.rs"]
 mod programs;
 #[path = "mounted/shared_maps.rs"]
