@@ -20,6 +20,7 @@ mod passwd;
 pub mod password;
 pub mod plan;
 mod relay;
+mod remount;
 mod size;
 mod umount;
 mod usage;
