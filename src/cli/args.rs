@@ -3,7 +3,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -250,13 +250,7 @@ pub struct InfoArgs {
 /// `fuse.akasha` where there is no such link, names no command: what it gives first is a path.
 pub fn normalise(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut args: Vec<OsString> = args.into_iter().collect();
-    let is_helper = args.first().is_some_and(|name| {
-        let name = PathBuf::from(name);
-        matches!(
-            name.file_name().and_then(OsStr::to_str),
-            Some("mount.akasha" | "mount.fuse.akasha")
-        )
-    });
+    let is_helper = is_helper(&args);
     if is_helper {
         args.retain(|arg| !matches!(arg.to_str(), Some("-n" | "-v" | "-s")));
         if let Some(at) = args.iter().position(|arg| arg == "-t") {
@@ -272,6 +266,17 @@ pub fn normalise(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
         args.splice(1..1, ["mount", "--by-mount-8"].map(OsString::from));
     }
     args
+}
+
+/// Called by the name of one of the links that mount(8) looks for.
+fn is_helper(args: &[OsString]) -> bool {
+    let name = args.first().and_then(|name| Path::new(name).file_name()?.to_str());
+    matches!(name, Some("mount.akasha" | "mount.fuse.akasha"))
+}
+
+/// Whether mount(8) only rehearses (`mount --fake`): nothing is to be done then.
+pub fn is_rehearsal(args: &[OsString]) -> bool {
+    is_helper(args) && args.iter().any(|arg| arg == "-f")
 }
 
 /// An option list without the `dev` and `suid` that mount.fuse3(8) puts at the end where it was not told nodev and nosuid:
@@ -308,6 +313,10 @@ mod tests {
         let Command::Mount(mount) = parsed.command else { panic!("not a mount") };
         assert_eq!(mount.mountpoint, PathBuf::from("/m"));
         assert_eq!(mount.options, ["rw,noauto"]);
+        let rehearsal =
+            |args: &[&str]| is_rehearsal(&args.iter().map(OsString::from).collect::<Vec<_>>());
+        assert!(rehearsal(&["/sbin/mount.akasha", "/v", "/m", "-f", "-o", "rw"]));
+        assert!(!rehearsal(&args) && !rehearsal(&["akasha", "mount", "-f", "/v", "/m"]));
     }
 
     #[test]

@@ -89,6 +89,8 @@ cp -a /usr/sbin/. sbin
 for name in akasha fuse.akasha; do ln -s "$1" "sbin/mount.$name"; done
 mount --bind sbin "$(dirname "$(readlink -f /sbin/mount.fuse3)")"
 for type in akasha fuse.akasha; do
+    timeout 10 mount --fake -t "$type" -o "$password" vault "$point"
+    if findmnt -M "$point"; then fail "a rehearsal mounted"; fi
     mount -t "$type" -o "noexec,$password" vault "$point"
     mount -o remount,ro "$point"
     has +ro +noexec +nosuid
