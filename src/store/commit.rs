@@ -663,6 +663,7 @@ impl<B: Backing> Store<B> {
         if settle {
             self.restore_touched();
             self.sync_newly_named();
+            self.sync_gone_names();
             self.settle_all();
         }
         self.cache.trim();

@@ -354,10 +354,14 @@ impl<B: Backing> Node<B> {
             return Ok(());
         }
         let chained = first.iter().any(|(source, _)| {
-            source.dir().is_ok_and(|body| !body.state.lock().sync_first.is_empty())
+            source.dir().is_ok_and(|body| {
+                let state = body.state.lock();
+                state.removed || !state.sync_first.is_empty()
+            })
         });
         if chained {
-            // Moves into the sources as well, perhaps in a circle: everything at once has no order.
+            // A source that is gone cannot be synced itself, and with moves into sources as well, perhaps in a circle, there is no
+            // order but everything at once.
             let all = core.backing.sync_all(&core.root).attempt("sync the vault");
             all.inspect_err(|_| self.names_failed())?;
         } else {

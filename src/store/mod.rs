@@ -44,6 +44,7 @@ mod file;
 mod finish;
 mod gate;
 mod gone;
+mod gone_names;
 mod intent;
 mod layer;
 mod lock;
@@ -79,6 +80,7 @@ use self::core::{ControlDirs, Core, VaultKeys};
 use error::Attempt;
 use file::WriteTime;
 use gate::SyncGate;
+use gone_names::GoneNames;
 use node::{Body, Home, Place};
 use queue::{DirCache, Nodes, Queue};
 use tree::has_handles;
@@ -194,6 +196,8 @@ pub struct Store<B: Backing> {
     native_links: OnceLock<bool>,
     /// Files with several names of which some may not be durable.
     newly_named: Mutex<HashMap<EntryId, Arc<Node<B>>>>,
+    /// Where such files lost names of which some may come back.
+    gone_names: GoneNames<B>,
     /// One exchange of names at a time: there is one intent.
     exchanges: Mutex<()>,
     /// Directories whose times a commit disturbed.
@@ -261,6 +265,7 @@ impl<B: Backing> Store<B> {
             inode_lock: Mutex::new(()),
             native_links: OnceLock::new(),
             newly_named: Mutex::new(HashMap::new()),
+            gone_names: GoneNames::default(),
             exchanges: Mutex::new(()),
             touched: Mutex::new(Vec::new()),
             settled_last: Mutex::new(Duration::ZERO),

@@ -466,6 +466,23 @@ pub fn written() -> Vec<(&'static str, Vec<Op>)> {
                 FsyncDir("e"),
             ],
         ),
+        // The last name's directory was synced, the other name's was not: what a cut brought back there led nowhere.
+        (
+            "all names go",
+            vec![
+                Save("e/a", 40),
+                Save("a", big),
+                Tick,
+                Link("a", "d/a"),
+                Fsync("a"),
+                Unlink("d/a"),
+                Rename("e/a", "a"),
+                Unlink("a"),
+                Save("a", 40),
+                Fsync("a"),
+                Unlink("a"),
+            ],
+        ),
         (
             "the first name goes",
             vec![
