@@ -665,6 +665,7 @@ impl<B: Backing> Store<B> {
             self.sync_newly_named();
             self.sync_gone_names();
             self.settle_all();
+            self.core.spares.clear(&self.core);
         }
         self.cache.trim();
         // Whoever changes something wakes this up before its time.

@@ -59,6 +59,7 @@ mod runs;
 mod settle;
 mod snapshot;
 mod space;
+mod spare;
 mod special;
 mod temp;
 #[cfg(test)]
@@ -659,6 +660,11 @@ impl<B: Backing> Store<B> {
         node.waits()
     }
 
+    /// Makes a temporary file ahead for a file that was created with `mode` and will probably be written and closed at once.
+    pub fn make_spare(&self, mode: u32) {
+        self.core.spares.add(&self.core, mode | 0o600);
+    }
+
     /// Takes an uncommitted change back, if the only writer is the caller and nothing of it is being committed.
     pub fn abandon(&self, node: &Arc<Node<B>>) {
         let Ok(body) = node.file() else { return };
@@ -693,6 +699,7 @@ impl<B: Backing> Store<B> {
             clean &= self.commit_the_last();
             self.restore_touched();
             clean &= self.settle_all();
+            self.core.spares.clear(&self.core);
             // Moves, removals and new directories that no commit had to sync.
             if let Err(error) = self.core.backing.sync_all(&self.core.root) {
                 log::warn!("the last changes of names may not be durable: {error}");
