@@ -16,8 +16,11 @@ use super::dir::DirState;
 use super::error::{Attempt, Result, chain};
 use super::node::Node;
 
+/// Directories, each with a change in it.
+type Changes<B> = Vec<(Arc<Node<B>>, u64)>;
+
 /// The directories that each file lost names in, with the last change that took one away.
-pub(crate) struct GoneNames<B: Backing>(Mutex<HashMap<EntryId, Vec<(Arc<Node<B>>, u64)>>>);
+pub(crate) struct GoneNames<B: Backing>(Mutex<HashMap<EntryId, Changes<B>>>);
 
 impl<B: Backing> Default for GoneNames<B> {
     fn default() -> Self {
@@ -45,7 +48,7 @@ impl<B: Backing> GoneNames<B> {
         }
     }
 
-    fn all(&self) -> Vec<(Arc<Node<B>>, u64)> {
+    fn all(&self) -> Changes<B> {
         self.0.lock().values().flatten().cloned().collect()
     }
 
