@@ -150,7 +150,7 @@ impl<B: Backing> Store<B> {
         }
         let change = dir.dir()?.names.count();
         state.buried.insert(name.into(), change);
-        if let Some(inode) = state.links.remove(&id) {
+        if let Some(inode) = state.take_link(id) {
             self.name_removed(inode, id, dir, state, change);
         }
         if let Some(sidecar) = &backing.sidecar {

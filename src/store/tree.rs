@@ -489,7 +489,7 @@ impl<B: Backing> Store<B> {
         if let Some(node) = live.filter(|node| node.is_gone()) {
             self.discard(node);
         }
-        if let Some(inode) = state.links.remove(&id) {
+        if let Some(inode) = state.take_link(id) {
             self.name_removed(inode, id, &spot.dir, state, change);
         }
         Ok(())
