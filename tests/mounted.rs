@@ -15,18 +15,30 @@ mod command;
 mod content;
 #[path = "mounted/crash.rs"]
 mod crash;
+#[path = "mounted/directio.rs"]
+mod directio;
+#[path = "mounted/directories.rs"]
+mod directories;
 #[path = "mounted/edges.rs"]
 mod edges;
 #[path = "mounted/harness.rs"]
 mod harness;
 #[path = "mounted/links.rs"]
 mod links;
+#[path = "mounted/locks.rs"]
+mod locks;
+#[path = "mounted/nameless.rs"]
+mod nameless;
 #[path = "mounted/programs.rs"]
 mod programs;
+#[path = "mounted/shared_maps.rs"]
+mod shared_maps;
 #[path = "mounted/space.rs"]
 mod space;
 #[path = "mounted/special.rs"]
 mod special;
+#[path = "mounted/streams.rs"]
+mod streams;
 #[path = "mounted/tamper.rs"]
 mod tamper;
 #[path = "mounted/xattrs.rs"]

@@ -396,6 +396,19 @@ fn an_ordinary_user_mounts_with_fusermount3() {
 }
 
 #[test]
+fn an_ordinary_user_locks_maps_and_streams() {
+    if Vault::new(Setup::default()).is_none() {
+        return;
+    }
+    if run(Command::new("sh").args(["-c", "command -v fusermount3"])).stdout.is_empty() {
+        skipped("no fusermount3");
+        return;
+    }
+    let programs = "locks directio shared_maps streams nameless";
+    succeed(&mut as_nobody(place_of_nobody().path(), &["work", programs]));
+}
+
+#[test]
 fn an_ordinary_user_without_fusermount3_or_permission_is_told_so() {
     if Vault::new(Setup::default()).is_none() {
         return;

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What an ordinary user does, in the current directory: a copy of the program, a password, and the
-# test programs are there. `work` does it all, the others one step that is expected to be refused.
+# test programs are there. `work [PROGRAMS]` does it all, the others one step that is expected to be refused.
 set -euo pipefail
 export PYTHONDONTWRITEBYTECODE=1
 akasha=./akasha
@@ -16,7 +16,7 @@ mount-on) exec "$akasha" mount vault "$2" "${with[@]}" ;;
 work)
     trap 'fusermount3 -uzq plain || true' EXIT
     bash "$0" init
-    programs="json_save mapped failing_writer unlinked metadata rename space special times xattrs"
+    programs=${2:-json_save mapped failing_writer unlinked metadata rename space special times xattrs}
     "$akasha" mount vault plain "${with[@]}"
     for program in $programs; do
         mkdir "plain/$program"

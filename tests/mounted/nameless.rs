@@ -1,0 +1,21 @@
+//! What has no name any more, and a name that always has something.
+
+use super::harness::{Mount, Setup};
+
+#[test]
+fn every_call_works_on_files_and_directories_without_a_name() {
+    for args in [&[][..], &["--commit", "0.02", "--commit-open", "0.05"]] {
+        let mount_args = args.iter().map(|&arg| arg.to_owned()).collect();
+        let Some(mount) = Mount::with(Setup { mount_args, ..Setup::default() }) else { return };
+        std::fs::create_dir(mount.path("dir")).unwrap();
+        mount.python_in("dir", "nameless.py", &["do"]);
+        let mount = mount.remount();
+        mount.python_in("dir", "nameless.py", &["check"]);
+        std::fs::remove_file(mount.path("dir/left")).unwrap();
+        std::fs::remove_dir(mount.path("dir")).unwrap();
+        let vault = mount.unmount();
+        let control = vault.dir().join(".akasha");
+        let left = vault.files().into_iter().filter(|file| !file.starts_with(&control));
+        assert_eq!(left.count(), 0, "after everything was removed");
+    }
+}
