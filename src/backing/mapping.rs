@@ -148,9 +148,10 @@ unsafe fn copy_once(from: *const u8, to: *mut u8, len: usize) {
     unsafe { ptr::copy_nonoverlapping(from, to, len) };
     // The compiler may otherwise serve later reads of `to` from `from` (it forwards one copy into
     // the next), which somebody could have changed after authentication. An asm block that
-    // may touch all memory forbids it.
-    // SAFETY: an empty asm block does nothing.
-    unsafe { asm!("", options(nostack, preserves_flags)) };
+    // may touch all memory forbids it; it is given `to`, or a buffer that never left the caller's frame would
+    // be known to be out of its reach.
+    // SAFETY: the block holds a comment alone and does nothing.
+    unsafe { asm!("/* {0} */", in(reg) to, options(nostack, preserves_flags)) };
 }
 
 // ---- the table -----------------------------------------------------------------------------

@@ -7,7 +7,9 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid};
+use rustix::fs::{
+    AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, StatxFlags, Timespec, Timestamps, Uid,
+};
 use rustix::io::{Errno, retry_on_intr};
 
 use super::{AttrChange, FileKind, Stat};
@@ -37,11 +39,27 @@ impl RawKind {
     }
 }
 
-pub(super) fn checked_stat(fd: &OwnedFd, wanted: FileKind) -> io::Result<Stat> {
-    let raw = rustix::fs::fstat(fd)?;
-    match RawKind(FileType::from_raw_mode(raw.st_mode)).refuse(wanted) {
+/// Whose an open object is, and who may do what with it.
+pub(super) struct Owner {
+    /// Permission bits, 0..=0o7777.
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+}
+
+/// The owner and mode of an open object that must be a `wanted`.
+///
+/// No times: a look at a file's mtime or ctime makes the kernel give the next change of it, and then every
+/// change on the machine until the next tick, a finer time than [`crate::clock::SystemClock`] tells (multigrain
+/// timestamps, `ktime_get_coarse_real_ts64_mg` in the kernel's timekeeping.c). A file of the mount that is
+/// created by the one and written by the other costs a SETATTR more.
+pub(super) fn checked_owner(fd: &OwnedFd, wanted: FileKind) -> io::Result<Owner> {
+    let mask = StatxFlags::TYPE | StatxFlags::MODE | StatxFlags::UID | StatxFlags::GID;
+    let raw = rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, mask)?;
+    let mode = u32::from(raw.stx_mode);
+    match RawKind(FileType::from_raw_mode(mode)).refuse(wanted) {
         Some(refusal) => Err(refusal),
-        None => Ok(stat_of(&raw)),
+        None => Ok(Owner { mode: mode & 0o7777, uid: raw.stx_uid, gid: raw.stx_gid }),
     }
 }
 

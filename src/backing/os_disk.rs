@@ -22,7 +22,7 @@ use rustix::io::{Errno, retry_on_intr};
 
 use super::mapping::FileMapping;
 use super::os_calls::{
-    change_open, checked_stat, chmod_nofollow, has_file_capabilities, kernel_is_at_least,
+    Owner, change_open, checked_owner, chmod_nofollow, has_file_capabilities, kernel_is_at_least,
     open_beneath, owner_of, pread_exact, probe_openat2, pwrite_all, stat_at, stat_of, times_of,
 };
 use super::{
@@ -125,13 +125,13 @@ impl OsDisk {
 
     fn open_temp_with(&self, dir: &OsDir, name: &[u8], flags: OFlags, mode: Mode) -> OpenedTemp {
         let fd = self.open_at(dir, name, OFlags::RDWR | flags, mode)?;
-        let stat = checked_stat(&fd, FileKind::File)?;
+        let owner = checked_owner(&fd, FileKind::File)?;
         // btrfs writes elsewhere even into reserved room, so its fallocate promises nothing.
-        Ok((OsTemp { fd, can_reserve: !self.is_btrfs }, stat))
+        Ok((OsTemp { fd, can_reserve: !self.is_btrfs }, owner))
     }
 }
 
-type OpenedTemp = io::Result<(OsTemp, Stat)>;
+type OpenedTemp = io::Result<(OsTemp, Owner)>;
 
 impl Backing for OsDisk {
     type Dir = OsDir;
@@ -291,14 +291,14 @@ impl Backing for OsDisk {
             }
             opened => opened?,
         };
-        checked_stat(&fd, FileKind::File)?;
+        checked_owner(&fd, FileKind::File)?;
         Ok(OsFile { fd })
     }
 
     fn create_temp(&self, dir: &OsDir, name: &[u8], mode: u32) -> io::Result<OsTemp> {
         let bits = Mode::from_raw_mode(mode);
-        let (temp, stat) = self.open_temp_with(dir, name, OFlags::CREATE | OFlags::EXCL, bits)?;
-        if stat.mode != mode {
+        let (temp, owner) = self.open_temp_with(dir, name, OFlags::CREATE | OFlags::EXCL, bits)?;
+        if owner.mode != mode {
             // The umask or a default ACL had a say.
             rustix::fs::fchmod(&temp.fd, bits)?;
         }
@@ -412,7 +412,7 @@ impl Backing for OsDisk {
             }
             opened => opened?,
         };
-        checked_stat(&fd, FileKind::File)?;
+        checked_owner(&fd, FileKind::File)?;
         let operation = if exclusive {
             FlockOperation::NonBlockingLockExclusive
         } else {
@@ -478,7 +478,7 @@ impl TempFile for OsTemp {
 
     fn set_attr(&self, change: &AttrChange) -> io::Result<()> {
         // A temporary file mostly has its owner and mode already, and a journal writes even what does not change.
-        let now = self.stat()?;
+        let now = checked_owner(&self.fd, FileKind::File)?;
         let mut change = *change;
         change.uid = change.uid.filter(|uid| *uid != now.uid);
         change.gid = change.gid.filter(|gid| *gid != now.gid);

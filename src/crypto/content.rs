@@ -206,6 +206,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg(debug_assertions)]
     #[should_panic(expected = "sealed twice")]
     fn a_place_is_sealed_once() {
         let object = ObjectKey::new(Cipher::Aes256Gcm, &[7; 32]);

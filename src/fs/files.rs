@@ -116,6 +116,11 @@ impl<B: Backing> FileSystem<B> {
         }
     }
 
+    /// Does ahead what the close of a file that was just created with `attr` will need. To be called once that is answered.
+    pub fn was_created(&self, attr: &Attr) {
+        self.store.make_spare(attr.mode);
+    }
+
     fn open_node(&self, node: Arc<Node<B>>, flags: OpenFlags, caller: Caller) -> Result<Handle> {
         match node.kind() {
             EntryKind::File => {}

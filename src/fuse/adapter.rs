@@ -457,13 +457,11 @@ impl<B: Backing> Filesystem for Adapter<B> {
             let mode = NewMode { mode, umask };
             match entry_id(parent).and_then(|dir| fs.create(dir, name.bytes(), mode, flags, caller))
             {
-                Ok((attr, handle)) => reply.created(
-                    &ttl,
-                    &file_attr(&attr),
-                    GENERATION,
-                    FileHandle(handle.0),
-                    file_flags(flags),
-                ),
+                Ok((attr, handle)) => {
+                    let handle = FileHandle(handle.0);
+                    reply.created(&ttl, &file_attr(&attr), GENERATION, handle, file_flags(flags));
+                    fs.was_created(&attr);
+                }
                 Err(error) => reply.error(refuse("create in the directory", parent, &error)),
             }
         });

@@ -663,7 +663,9 @@ impl<B: Backing> Store<B> {
         if settle {
             self.restore_touched();
             self.sync_newly_named();
+            self.sync_gone_names();
             self.settle_all();
+            self.core.spares.clear(&self.core);
         }
         self.cache.trim();
         // Whoever changes something wakes this up before its time.

@@ -19,6 +19,7 @@ use crate::format::{
 use super::layer::Layer;
 use super::node::Node;
 use super::residents::Residents;
+use super::spare::Spares;
 use super::temp::LayerTemp;
 
 /// When a file whose last write handle was closed is committed.
@@ -97,6 +98,7 @@ pub(crate) struct Core<B: Backing> {
     pub open_dirs: Residents<Node<B>>,
     pub open_temps: Residents<LayerTemp<B>>,
     pub open_layers: Residents<Layer<B>>,
+    pub spares: Spares<B>,
 }
 
 /// The control directories, opened once and held.
@@ -146,6 +148,7 @@ impl<B: Backing> Core<B> {
             open_dirs: Residents::new(descriptors / 2),
             open_temps: Residents::new(descriptors / 4),
             open_layers: Residents::new(options.max_mappings),
+            spares: Spares::default(),
             options,
         }
     }

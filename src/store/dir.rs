@@ -30,6 +30,8 @@ pub(crate) struct DirState<B: Backing> {
     pub replaces: HashMap<Box<[u8]>, EntryId>,
     /// The files that names here are of: those that have several.
     pub links: HashMap<EntryId, EntryId>,
+    /// Those of them that a cut left here twice, under two names.
+    pub doubled: HashSet<EntryId>,
     /// The backing names behind the stand-ins for what does not decrypt.
     pub damaged: HashMap<EntryId, Vec<u8>>,
     /// Entries shown under another name than they are sealed under (conflicts).
@@ -105,6 +107,7 @@ impl<B: Backing> DirState<B> {
             map: None,
             replaces: HashMap::new(),
             links: HashMap::new(),
+            doubled: HashSet::new(),
             damaged: HashMap::new(),
             sealed_as: HashMap::new(),
             under: HashMap::new(),
@@ -149,6 +152,7 @@ impl<B: Backing> DirState<B> {
         self.map = None;
         self.replaces.clear();
         self.links.clear();
+        self.doubled.clear();
         self.damaged.clear();
         self.sealed_as.clear();
     }
@@ -179,6 +183,15 @@ impl<B: Backing> DirState<B> {
             name: spot.name.to_vec(),
         };
         backing_name(core, spot.dir.id(), what)
+    }
+
+    /// The file that the name `id` is of, of which an entry leaves the directory.
+    pub fn take_link(&mut self, id: EntryId) -> Option<EntryId> {
+        if self.doubled.contains(&id) {
+            self.links.get(&id).copied()
+        } else {
+            self.links.remove(&id)
+        }
     }
 
     /// Has `dir` synced up to `change` before this directory is.
@@ -254,8 +267,10 @@ impl<B: Backing> Node<B> {
                     if let Some(rdev) = entry.rdev {
                         core.see_device(entry.inode.unwrap_or(entry.id), rdev);
                     }
-                    if let Some(inode) = entry.inode {
-                        state.links.insert(entry.id, inode);
+                    if let Some(inode) = entry.inode
+                        && state.links.insert(entry.id, inode).is_some()
+                    {
+                        state.doubled.insert(entry.id);
                     }
                     entries.push((entry, raw.name));
                 }
@@ -354,10 +369,14 @@ impl<B: Backing> Node<B> {
             return Ok(());
         }
         let chained = first.iter().any(|(source, _)| {
-            source.dir().is_ok_and(|body| !body.state.lock().sync_first.is_empty())
+            source.dir().is_ok_and(|body| {
+                let state = body.state.lock();
+                state.removed || !state.sync_first.is_empty()
+            })
         });
         if chained {
-            // Moves into the sources as well, perhaps in a circle: everything at once has no order.
+            // A source that is gone cannot be synced itself, and with moves into sources as well, perhaps in a circle, there is no
+            // order but everything at once.
             let all = core.backing.sync_all(&core.root).attempt("sync the vault");
             all.inspect_err(|_| self.names_failed())?;
         } else {

@@ -44,6 +44,7 @@ mod file;
 mod finish;
 mod gate;
 mod gone;
+mod gone_names;
 mod intent;
 mod layer;
 mod lock;
@@ -58,6 +59,7 @@ mod runs;
 mod settle;
 mod snapshot;
 mod space;
+mod spare;
 mod special;
 mod temp;
 #[cfg(test)]
@@ -79,6 +81,7 @@ use self::core::{ControlDirs, Core, VaultKeys};
 use error::Attempt;
 use file::WriteTime;
 use gate::SyncGate;
+use gone_names::GoneNames;
 use node::{Body, Home, Place};
 use queue::{DirCache, Nodes, Queue};
 use tree::has_handles;
@@ -194,6 +197,8 @@ pub struct Store<B: Backing> {
     native_links: OnceLock<bool>,
     /// Files with several names of which some may not be durable.
     newly_named: Mutex<HashMap<EntryId, Arc<Node<B>>>>,
+    /// Where such files lost names of which some may come back.
+    gone_names: GoneNames<B>,
     /// One exchange of names at a time: there is one intent.
     exchanges: Mutex<()>,
     /// Directories whose times a commit disturbed.
@@ -261,6 +266,7 @@ impl<B: Backing> Store<B> {
             inode_lock: Mutex::new(()),
             native_links: OnceLock::new(),
             newly_named: Mutex::new(HashMap::new()),
+            gone_names: GoneNames::default(),
             exchanges: Mutex::new(()),
             touched: Mutex::new(Vec::new()),
             settled_last: Mutex::new(Duration::ZERO),
@@ -654,6 +660,11 @@ impl<B: Backing> Store<B> {
         node.waits()
     }
 
+    /// Makes a temporary file ahead for a file that was created with `mode` and will probably be written and closed at once.
+    pub fn make_spare(&self, mode: u32) {
+        self.core.spares.add(&self.core, mode | 0o600);
+    }
+
     /// Takes an uncommitted change back, if the only writer is the caller and nothing of it is being committed.
     pub fn abandon(&self, node: &Arc<Node<B>>) {
         let Ok(body) = node.file() else { return };
@@ -688,6 +699,7 @@ impl<B: Backing> Store<B> {
             clean &= self.commit_the_last();
             self.restore_touched();
             clean &= self.settle_all();
+            self.core.spares.clear(&self.core);
             // Moves, removals and new directories that no commit had to sync.
             if let Err(error) = self.core.backing.sync_all(&self.core.root) {
                 log::warn!("the last changes of names may not be durable: {error}");

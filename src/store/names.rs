@@ -551,8 +551,10 @@ impl<B: Backing> Store<B> {
             node.with_names(|names| !names.waiting.is_empty())
         });
         if waiting == Some(true) || self.stub_links(inode).is_ok_and(|links| links > 1) {
+            self.gone_names.add(inode, dir, change);
             return;
         }
+        self.gone_names.hand_over(inode, dir, state);
         if !self.stub_counts(inode) {
             // Other names may be copies. The hunt after an unclean end looks at all of them.
             log::warn!("entry {:016x}: its names cannot be counted; it is kept", inode.get());

@@ -323,7 +323,7 @@ impl<B: Backing> Store<B> {
             (Some(_), Some(shown)) => state.replaces.remove(&shown.name),
             _ => state.replaces.remove(&from.name),
         };
-        let inode = state.links.remove(&node.id());
+        let inode = state.take_link(node.id());
         self.vacate(state, &from, old, left, VacatedBy::Moved);
         if let Some(inode) = inode {
             locked.of(to_dir).links.insert(node.id(), inode);
@@ -386,7 +386,7 @@ impl<B: Backing> Store<B> {
         from.pending.remove(&node.id());
         let inode = from.links.get(&node.id()).copied();
         if !was.is_some_and(|entry| entry.published) {
-            from.links.remove(&node.id());
+            from.take_link(node.id());
         }
         let entry = MapEntry { id: node.id(), kind: node.kind(), published: false, damaged: false };
         let to = locked.of(to_dir);
@@ -513,7 +513,7 @@ impl<B: Backing> Store<B> {
             let state = locked.of(&old.dir);
             state.replaces.remove(&old.name);
             state.sealed_as.remove(&node.id());
-            if let Some(inode) = state.links.remove(&node.id()) {
+            if let Some(inode) = state.take_link(node.id()) {
                 locked.of(&new.dir).links.insert(node.id(), inode);
             }
             let state = locked.of(&old.dir);

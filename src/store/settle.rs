@@ -10,7 +10,7 @@ use super::Store;
 use super::dir::{DirState, Doom, Doomed, left_behind};
 use super::error::{Attempt, Result};
 use super::node::{Node, TreeSpot};
-use super::tree::TRIES;
+use super::tree::{TRIES, remove_empty_dir};
 
 impl<B: Backing> Store<B> {
     /// Does what is due in a directory: syncs it and removes what died by now durable changes.
@@ -126,7 +126,7 @@ impl<B: Backing> Store<B> {
         let core = &self.core;
         let fd = dir.dir_fd(core)?;
         if kind == EntryKind::Dir {
-            core.backing.rmdir(&fd, &backing.name).attempt("remove a replaced directory")?;
+            remove_empty_dir(core, &fd, &backing.name)?;
         } else {
             let spot = TreeSpot { dir: Arc::clone(dir), name: name.into(), replaces: None };
             let live = self.living_at(id, &spot);
@@ -150,7 +150,7 @@ impl<B: Backing> Store<B> {
         }
         let change = dir.dir()?.names.count();
         state.buried.insert(name.into(), change);
-        if let Some(inode) = state.links.remove(&id) {
+        if let Some(inode) = state.take_link(id) {
             self.name_removed(inode, id, dir, state, change);
         }
         if let Some(sidecar) = &backing.sidecar {

@@ -47,12 +47,15 @@ impl<B: Backing> LayerTemp<B> {
 
     /// The temporary file for a sealer that the caller made (and whose header the caller writes).
     pub fn with_sealer(core: &Arc<Core<B>>, sealer: LayerSealer, mode: u32) -> Result<Arc<Self>> {
-        let name = temp_file_name(&*core.entropy);
         // Readable and writable by the daemon whatever the file's mode: it must be able to reopen.
-        let file = core
-            .backing
-            .create_temp(&core.tmp, &name, mode | 0o600)
-            .attempt("create a temporary file")?;
+        let mode = mode | 0o600;
+        let (name, file) = if let Some(spare) = core.spares.take(mode) {
+            spare
+        } else {
+            let name = temp_file_name(&*core.entropy);
+            let made = core.backing.create_temp(&core.tmp, &name, mode);
+            (name, made.attempt("create a temporary file")?)
+        };
         let temp = Arc::new(LayerTemp {
             core: Arc::clone(core),
             name,

@@ -7,9 +7,12 @@ use std::sync::atomic::Ordering;
 use parking_lot::MutexGuard;
 
 use crate::backing::{AttrChange, Backing, FileKind, RenameMode, TempFile};
-use crate::format::{BackingName, Entry, EntryId, EntryKind, LengthClass, temp_file_name};
+use crate::format::{
+    BackingName, Entry, EntryId, EntryKind, LengthClass, NameClass, classify_name, temp_file_name,
+};
 
 use super::commit::Take;
+use super::core::Core;
 use super::dir::{DirState, Doom, Doomed, Under, Vacated, VacatedBy, remove_tree};
 use super::dirmap::MapEntry;
 use super::edit::Edit;
@@ -489,7 +492,7 @@ impl<B: Backing> Store<B> {
         if let Some(node) = live.filter(|node| node.is_gone()) {
             self.discard(node);
         }
-        if let Some(inode) = state.links.remove(&id) {
+        if let Some(inode) = state.take_link(id) {
             self.name_removed(inode, id, &spot.dir, state, change);
         }
         Ok(())
@@ -614,23 +617,7 @@ impl<B: Backing> Store<B> {
         let core = &self.core;
         let fd = spot.dir.dir_fd(core)?;
         let backing = child.entry_at(core, spot);
-        if let Err(error) = core.backing.rmdir(&fd, &backing.name) {
-            if error.raw_os_error() != Some(libc::ENOTEMPTY) {
-                return Err(error).attempt("remove a directory");
-            }
-            // A rescue copy, or sidecars of names that are gone: not the user's.
-            let inside = child.dir_fd(core)?;
-            for raw in core.backing.list(&inside).attempt("read a directory")? {
-                use crate::format::{NameClass, classify_name};
-                let ours =
-                    matches!(classify_name(&raw.name), NameClass::Rescue | NameClass::Sidecar);
-                if !ours || raw.kind != FileKind::File {
-                    return Err(StoreError::NotEmpty);
-                }
-                core.backing.unlink(&inside, &raw.name).attempt("remove a rescue copy")?;
-            }
-            core.backing.rmdir(&fd, &backing.name).attempt("remove a directory")?;
-        }
+        remove_empty_dir(core, &fd, &backing.name)?;
         let change = spot.dir.dir()?.names.count();
         // What waits for the child's names to be gone waits for the child to be gone.
         let orphans: Vec<Doomed> = std::mem::take(&mut locked.of(child).doomed);
@@ -810,6 +797,31 @@ fn claim<B: Backing>(
 /// A copy of where the node's entry is.
 pub(super) fn clone_home<B: Backing>(node: &Node<B>) -> Home<B> {
     node.place.lock().home.clone()
+}
+
+/// Removes the backing directory `name`, which shows nothing, with what it may hold that is not the user's: its rescue copy, and
+/// sidecars of names that are gone.
+///
+/// # Errors
+/// [`StoreError::NotEmpty`] if it holds anything else.
+pub(super) fn remove_empty_dir<B: Backing>(
+    core: &Core<B>,
+    parent: &B::Dir,
+    name: &[u8],
+) -> Result<()> {
+    match core.backing.rmdir(parent, name) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOTEMPTY) => {}
+        done => return done.attempt("remove a directory"),
+    }
+    let inside = core.backing.open_dir(parent, name).attempt("open a directory")?;
+    for raw in core.backing.list(&inside).attempt("read a directory")? {
+        let ours = matches!(classify_name(&raw.name), NameClass::Rescue | NameClass::Sidecar);
+        if !ours || raw.kind != FileKind::File {
+            return Err(StoreError::NotEmpty);
+        }
+        core.backing.unlink(&inside, &raw.name).attempt("remove a rescue copy")?;
+    }
+    core.backing.rmdir(parent, name).attempt("remove a directory")
 }
 
 /// Whether anybody has the file open.

@@ -304,7 +304,7 @@ impl Run {
                     self.oracle.allow(id);
                 }
                 store.flush(&node)?;
-                if commits && is_dirty {
+                if commits && self.commits_at_close(id, is_dirty) {
                     self.fsynced(id);
                 }
                 Ok(())
@@ -528,12 +528,16 @@ impl Run {
         let flushed = self.store().flush(&node);
         self.store().close_file(&node, true);
         flushed?;
-        // Without a change nothing was committed, and its path may be newer than the last commit.
-        // An empty version is committed right after its last close, not by it.
-        if is_on_close && is_dirty && !self.oracle.object(id).live.is_empty() {
+        if is_on_close && self.commits_at_close(id, is_dirty) {
             self.fsynced(id);
         }
         Ok(())
+    }
+
+    /// Whether a flush commits, where a close is to: without a change nothing is, and its path may be newer than the last commit; an
+    /// empty version is right after its last close, not by it.
+    fn commits_at_close(&mut self, id: u64, was_dirty: bool) -> bool {
+        was_dirty && !self.oracle.object(id).live.is_empty()
     }
 
     fn tick(&mut self) {

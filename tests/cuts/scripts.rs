@@ -237,6 +237,17 @@ pub fn written() -> Vec<Script> {
                 vec![Op::FsyncDir(String::new())],
             ],
         ),
+        // Nothing is shown of the replaced directory, but a cut keeps the long name's sidecar in it.
+        script(
+            "over a directory that had a long name",
+            vec![
+                vec![Op::Mkdir("d".into()), Op::Mkdir("e".into())],
+                synced(&format!("e/{}", long('l')), 10),
+                vec![rename(&format!("e/{}", long('l')), "b"), rename("d", "e")],
+                synced("e/c", 5),
+                vec![Op::FsyncDir(String::new())],
+            ],
+        ),
         script(
             "unlink",
             vec![
