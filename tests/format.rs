@@ -639,7 +639,7 @@ fn copy_tree(from: &Path, to: &Path) {
 fn frozen() -> tempfile::TempDir {
     let copy = tempfile::tempdir().unwrap();
     copy_tree(Path::new(FROZEN), copy.path());
-    for name in ["tmp", "layers", "inodes"] {
+    for name in ["tmp", "layers", "inodes", "xattrs"] {
         fs::create_dir_all(copy.path().join(".akasha").join(name)).unwrap();
     }
     copy

@@ -12,6 +12,7 @@ use crate::format::Geometry;
 use crate::format::config::{self, ConfigParams, KdfParams};
 
 mod names;
+mod sides;
 mod space;
 mod special;
 mod times;
