@@ -29,6 +29,8 @@ mod links;
 mod locks;
 #[path = "mounted/nameless.rs"]
 mod nameless;
+#[path = "mounted/options.rs"]
+mod options;
 #[path = "mounted/programs.rs"]
 mod programs;
 #[path = "mounted/shared_maps.rs"]

@@ -24,6 +24,7 @@ mod mapping;
 mod os_calls;
 mod os_disk;
 pub mod process;
+pub mod remount;
 mod sim_disk;
 pub mod unmount;
 

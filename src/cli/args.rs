@@ -2,7 +2,8 @@
 //! what is meant.
 
 use std::ffi::{OsStr, OsString};
-use std::path::PathBuf;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -180,9 +181,13 @@ pub struct MountArgs {
     /// async, dirsync, allow_other, allow_root, default_permissions, nonempty, foreground, commit=, commit-open=,
     /// password-file=, log-level=. uid=, gid=, umask=, fmask= and dmask= show everything with this owner and group and
     /// without these permission bits. What only concerns mount(8) and fstab is ignored: defaults, auto, noauto, user, users,
-    /// nouser, owner, group, nofail, lazytime, _netdev, comment=, x-*.
+    /// nouser, owner, group, nofail, lazytime, _netdev, comment=, x-*. With remount, root changes ro, rw, suid, dev, exec
+    /// and sync of a mount that stands, as mount -o remount does.
     #[arg(short, value_name = "OPTIONS", num_args = 1, allow_hyphen_values = true)]
     pub options: Vec<OsString>,
+    /// The options are all that mount(8) has, and lack those that it takes for the usual ones.
+    #[arg(long, hide = true)]
+    pub by_mount_8: bool,
     /// What is logged: off, error, warn, info, debug or trace
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     pub log_level: log::LevelFilter,
@@ -241,21 +246,51 @@ pub struct InfoArgs {
 
 /// The arguments that clap shall see. Called as `mount.akasha` or `mount.fuse.akasha` (a link that mount(8) looks for),
 /// the program is `akasha mount`, and mount(8)'s own flags are dropped: `-n` and `-v` mean nothing here, `-s`
-/// asks for tolerance that would hide a misspelt option.
+/// asks for tolerance that would hide a misspelt option, `-t` repeats the type. mount.fuse3(8), which mount(8) calls for the type
+/// `fuse.akasha` where there is no such link, names no command: what it gives first is a path.
 pub fn normalise(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut args: Vec<OsString> = args.into_iter().collect();
-    let is_helper = args.first().is_some_and(|name| {
-        let name = PathBuf::from(name);
-        matches!(
-            name.file_name().and_then(OsStr::to_str),
-            Some("mount.akasha" | "mount.fuse.akasha")
-        )
-    });
+    let is_helper = is_helper(&args);
     if is_helper {
         args.retain(|arg| !matches!(arg.to_str(), Some("-n" | "-v" | "-s")));
-        args.insert(1, OsString::from("mount"));
+        if let Some(at) = args.iter().position(|arg| arg == "-t") {
+            args.drain(at..args.len().min(at + 2));
+        }
+    }
+    let is_called_by_fuse =
+        !is_helper && args.get(1).is_some_and(|first| first.as_bytes().contains(&b'/'));
+    if is_called_by_fuse {
+        args = args.iter().map(|arg| without_appended(arg)).collect();
+    }
+    if is_helper || is_called_by_fuse {
+        args.splice(1..1, ["mount", "--by-mount-8"].map(OsString::from));
     }
     args
+}
+
+/// Called by the name of one of the links that mount(8) looks for.
+fn is_helper(args: &[OsString]) -> bool {
+    let name = args.first().and_then(|name| Path::new(name).file_name()?.to_str());
+    matches!(name, Some("mount.akasha" | "mount.fuse.akasha"))
+}
+
+/// Whether mount(8) only rehearses (`mount --fake`): nothing is to be done then.
+pub fn is_rehearsal(args: &[OsString]) -> bool {
+    is_helper(args) && args.iter().any(|arg| arg == "-f")
+}
+
+/// An option list without the `dev` and `suid` that mount.fuse3(8) puts at the end where it was not told nodev and nosuid:
+/// nobody asked for them. Those that somebody did ask for stand there once more.
+fn without_appended(list: &OsStr) -> OsString {
+    let mut bytes = list.as_bytes();
+    for word in [&b"suid"[..], b"dev"] {
+        if let Some(before) = bytes.strip_suffix(word)
+            && (before.is_empty() || before.ends_with(b","))
+        {
+            bytes = before.strip_suffix(b",").unwrap_or(before);
+        }
+    }
+    OsStr::from_bytes(bytes).to_owned()
 }
 
 #[cfg(test)]
@@ -278,6 +313,30 @@ mod tests {
         let Command::Mount(mount) = parsed.command else { panic!("not a mount") };
         assert_eq!(mount.mountpoint, PathBuf::from("/m"));
         assert_eq!(mount.options, ["rw,noauto"]);
+        let rehearsal =
+            |args: &[&str]| is_rehearsal(&args.iter().map(OsString::from).collect::<Vec<_>>());
+        assert!(rehearsal(&["/sbin/mount.akasha", "/v", "/m", "-f", "-o", "rw"]));
+        assert!(!rehearsal(&args) && !rehearsal(&["akasha", "mount", "-f", "/v", "/m"]));
+    }
+
+    #[test]
+    fn called_by_mount_fuse_it_mounts_and_is_given_no_devices_unasked() {
+        for (given, meant) in [
+            ("ro,dev,suid", "ro"),
+            ("dev,suid", ""),
+            ("suid,dev,suid", "suid"),
+            ("dev,suid,dev,suid", "dev,suid"),
+            ("noexec,suid", "noexec"),
+            ("ro,dev", "ro"),
+            ("ro,nosuid,nodev", "ro,nosuid,nodev"),
+        ] {
+            let args = ["akasha", "/v", "/m", "-o", given];
+            let line = normalise(args.iter().map(OsString::from));
+            let parsed = CommandLine::try_parse_from(line).unwrap();
+            let Command::Mount(mount) = parsed.command else { panic!("not a mount") };
+            assert_eq!((mount.vault, mount.mountpoint), ("/v".into(), "/m".into()));
+            assert_eq!(mount.options, [meant]);
+        }
     }
 
     #[test]

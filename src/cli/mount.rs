@@ -20,6 +20,7 @@ use super::error::{CliError, Result};
 use super::open::{Found, harden};
 use super::password::{PasswordReader, Purpose};
 use super::plan::MountPlan;
+use super::remount::{self, RemountPlan};
 use super::{log, mountinfo, mountpoint, relay};
 
 /// Of the process's descriptors the store gets half; the rest is for the kernel's connections, the mountpoint, log and
@@ -34,6 +35,9 @@ const STORE_DESCRIPTORS_MAX: u64 = 8192;
 pub fn run(args: MountArgs) -> Result<()> {
     // Before anything is opened; closed after the password is read, which may come through one (`<(…)` of a shell).
     let inherited = Inherited::note();
+    if let Some(plan) = RemountPlan::new(&args) {
+        return remount::run(&plan);
+    }
     let plan = MountPlan::new(args)?;
     log::to_stderr(plan.log_level);
     let found = Found::at(&plan.vault)?;

@@ -20,9 +20,16 @@ pub struct Mount {
     pub source: OsString,
     /// Whether nothing can be written through it.
     pub read_only: bool,
+    /// Its flags, and after a space those of the filesystem, as words.
+    pub options: String,
 }
 
 impl Mount {
+    /// Whether `word` is among its flags.
+    pub fn has(&self, word: &str) -> bool {
+        self.options.split([',', ' ']).any(|option| option == word)
+    }
+
     /// The vault behind an akasha mount; `None` if it is something else. Believe it as far as
     /// whoever mounted it: any user who may mount can write any source.
     pub fn vault(&self) -> Option<PathBuf> {
@@ -99,6 +106,7 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
         fs_type: String::from_utf8_lossy(&unescape(fs_type)).into_owned(),
         source: OsString::from_vec(unescape(source)),
         read_only: is_ro(options) || is_ro(super_options),
+        options: String::from_utf8_lossy(&[options, super_options].join(&b' ')).into_owned(),
     })
 }
 
@@ -166,6 +174,7 @@ mod tests {
                 fs_type: "fuse.akasha".to_owned(),
                 source: source.into(),
                 read_only: false,
+                options: String::new(),
             };
             assert_eq!(mount.vault(), Some(path));
         }

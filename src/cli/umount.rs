@@ -32,18 +32,39 @@ pub fn run(args: &UmountArgs) -> Result<()> {
     let (path, mount) = find(&args.mountpoint)?;
     // A lazy unmount ends with the last open file, which may be never; a read-only one leaves nothing to commit,
     // and others may share the vault.
-    let awaited = mount.vault().filter(|_| !args.lazy && !mount.read_only);
+    let awaited = mount.vault().filter(|vault| {
+        // One that was remounted read-only still has its writer.
+        !args.lazy && (!mount.read_only || has_writer(vault).unwrap_or(false))
+    });
     // Looked at before: afterwards somebody else may hold it.
     let holder = awaited.as_deref().and_then(holder_of);
     take_down(&path, args.lazy)?;
-    match awaited {
-        Some(vault) => wait_until_released(&vault, holder.as_deref()),
-        None => Ok(()),
+    match (awaited, mount.vault()) {
+        (Some(vault), _) => wait_until_released(&vault, holder.as_deref()),
+        (None, Some(vault)) if !args.lazy => {
+            wait_for_reader(&vault);
+            Ok(())
+        }
+        (None, _) => Ok(()),
+    }
+}
+
+/// The daemon of a read-only mount has nothing to do any more: it ends at once, and with it its part of the lock, which would
+/// be in the way of whoever mounts the vault next. Where others share the lock one cannot see it end.
+fn wait_for_reader(vault: &Path) {
+    let is_shared =
+        |mounts: Vec<Mount>| mounts.iter().any(|mount| mount.vault().as_deref() == Some(vault));
+    let start = Instant::now();
+    while start.elapsed() < LONGEST_GOODBYE
+        && !mountinfo::all().is_ok_and(is_shared)
+        && is_held(vault).unwrap_or(false)
+    {
+        thread::sleep(FIRST_POLL);
     }
 }
 
 /// The akasha mount at that path.
-fn find(path: &Path) -> Result<(PathBuf, Mount)> {
+pub(super) fn find(path: &Path) -> Result<(PathBuf, Mount)> {
     let resolved = mountpoint::resolve(path).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => CliError::MountpointMissing(path.to_owned()),
         io::ErrorKind::NotADirectory => CliError::NotMounted(path.to_owned()),
@@ -154,6 +175,14 @@ fn ended_cleanly(path: &Path) -> bool {
 
 fn holder_of(path: &Path) -> Option<String> {
     vault::lock_note(&OsDisk::open(path).ok()?)
+}
+
+/// Whether a daemon holds the vault for writing: where it is mounted, the daemon of that mount. One that was mounted
+/// read-only shares the lock with whoever asks, or holds none.
+pub(super) fn has_writer(path: &Path) -> Result<bool> {
+    let cannot = |error| CliError::io(format!("cannot look at the vault {path:?}"), error);
+    let disk = OsDisk::open(path).map_err(cannot)?;
+    vault::is_held(&disk, false).map_err(|error| cannot(io::Error::other(error.to_string())))
 }
 
 fn is_held(path: &Path) -> Result<bool> {

@@ -59,6 +59,8 @@ pub const NAME_MAX: usize = 255;
 pub struct FileSystem<B: Backing> {
     store: Arc<Store<B>>,
     view: View,
+    /// Every change of names is durable before it is answered (`dirsync`).
+    sync_names: bool,
     inodes: Inodes<B>,
     files: Handles<FileHandle<B>>,
     dirs: Handles<DirHandle<B>>,
@@ -75,6 +77,7 @@ impl<B: Backing> FileSystem<B> {
         FileSystem {
             store,
             view,
+            sync_names: false,
             inodes: Inodes::new(&root),
             files: Handles::new(),
             dirs: Handles::new(),
@@ -82,6 +85,13 @@ impl<B: Backing> FileSystem<B> {
             on_change: OnceLock::new(),
             on_stale: OnceLock::new(),
         }
+    }
+
+    /// The same; with `wanted` every change of names is durable before it is answered (mount(8), `dirsync`). The kernel's
+    /// FUSE leaves this to us.
+    #[must_use]
+    pub fn syncing_names(self, wanted: bool) -> Self {
+        FileSystem { sync_names: wanted, ..self }
     }
 
     /// The store beneath.
@@ -123,13 +133,15 @@ impl<B: Backing> FileSystem<B> {
 
     /// Whether names of `dir` can be changed without waiting for the disk. False for what is not known.
     pub fn is_settled(&self, dir: EntryId) -> bool {
-        self.inodes.get(dir).is_ok_and(|node| self.store.is_settled(&node))
+        !self.sync_names && self.inodes.get(dir).is_ok_and(|node| self.store.is_settled(&node))
     }
 
     /// Whether a rename may have to wait for the disk.
     pub fn rename_may_wait(&self, from: (EntryId, &[u8]), to: (EntryId, &[u8])) -> bool {
         match (self.inodes.get(from.0), self.inodes.get(to.0)) {
-            (Ok(dir), Ok(to_dir)) => self.store.rename_may_wait(&dir, from.1, &to_dir, to.1),
+            (Ok(dir), Ok(to_dir)) => {
+                self.sync_names || self.store.rename_may_wait(&dir, from.1, &to_dir, to.1)
+            }
             _ => false,
         }
     }
@@ -191,6 +203,15 @@ impl<B: Backing> FileSystem<B> {
         {
             notify();
         }
+    }
+
+    /// Names of `dir` changed; makes that durable where it was asked for.
+    fn names_changed(&self, dir: &Arc<Node<B>>) -> Result<()> {
+        self.note_change();
+        if self.sync_names {
+            self.store.fsync_dir(dir)?;
+        }
+        Ok(())
     }
 
     /// `node` was read, or opened for it: moves its access time if it is due. What goes wrong is not the reader's.

@@ -41,7 +41,7 @@ impl<B: Backing> FileSystem<B> {
         let (new, acls) = self.heritage(&dir, mode, EntryKind::Dir, caller)?;
         let node = self.store.mkdir(&dir, name, &new)?;
         self.give(&node, &acls, || self.store.rmdir(&dir, name))?;
-        self.note_change();
+        self.names_changed(&dir)?;
         self.remember(&node)
     }
 
@@ -77,7 +77,7 @@ impl<B: Backing> FileSystem<B> {
         let (new, acls) = self.heritage(&dir, mode, kind, caller)?;
         let node = self.store.make_special(&dir, name, kind, rdev, &new)?;
         self.give(&node, &acls, || self.store.unlink(&dir, name))?;
-        self.note_change();
+        self.names_changed(&dir)?;
         self.remember(&node)
     }
 
@@ -101,7 +101,7 @@ impl<B: Backing> FileSystem<B> {
         let mode = NewMode { mode: 0o777, umask: 0 };
         let (new, _) = self.heritage(&dir, mode, EntryKind::Symlink, caller)?;
         let node = self.store.symlink(&dir, name, target, &new)?;
-        self.note_change();
+        self.names_changed(&dir)?;
         self.remember(&node)
     }
 
@@ -119,7 +119,7 @@ impl<B: Backing> FileSystem<B> {
             }
             linked => linked?,
         }
-        self.note_change();
+        self.names_changed(&dir)?;
         self.remember(&node)
     }
 
@@ -134,17 +134,17 @@ impl<B: Backing> FileSystem<B> {
     /// unlink(2). Who has the file open keeps it.
     pub fn unlink(&self, parent: EntryId, name: &[u8]) -> Result<()> {
         check_name(name)?;
-        self.store.unlink(&self.node(parent)?, name)?;
-        self.note_change();
-        Ok(())
+        let dir = self.node(parent)?;
+        self.store.unlink(&dir, name)?;
+        self.names_changed(&dir)
     }
 
     /// rmdir(2).
     pub fn rmdir(&self, parent: EntryId, name: &[u8]) -> Result<()> {
         check_name(name)?;
-        self.store.rmdir(&self.node(parent)?, name)?;
-        self.note_change();
-        Ok(())
+        let dir = self.node(parent)?;
+        self.store.rmdir(&dir, name)?;
+        self.names_changed(&dir)
     }
 
     /// renameat2(2).
@@ -170,8 +170,8 @@ impl<B: Backing> FileSystem<B> {
             }
         }
         self.store.rename(&from_dir, from.1, &to_dir, to.1, flags)?;
-        self.note_change();
-        Ok(())
+        self.names_changed(&to_dir)?;
+        if from.0 == to.0 { Ok(()) } else { self.names_changed(&from_dir) }
     }
 
     /// Refuses `dir` as the new parent of `moved` if it is `moved` or beneath it. The kernel checks
@@ -214,6 +214,10 @@ impl<B: Backing> FileSystem<B> {
                     self.store.close_file(&node, true);
                     self.store.unlink(dir, name)
                 })?;
+                if self.sync_names {
+                    // The file that its writer goes on with is another version.
+                    self.store.fsync(&node)?;
+                }
                 Ok((node, true))
             }
             Err(StoreError::AlreadyExists) if !exclusive => {

@@ -79,7 +79,7 @@ pub fn serve<B: Backing>(
     options: &MountOptions,
     on_ready: impl FnOnce(),
 ) -> Result<(), ServeError> {
-    let fs = Arc::new(FileSystem::new(store, options.view));
+    let fs = Arc::new(FileSystem::new(store, options.view).syncing_names(options.dir_sync));
     let served = serve_until_ended(&fs, mountpoint, options, on_ready);
     fs.close_all();
     let closed = fs.store().close();

@@ -7,6 +7,7 @@ import mmap
 import os
 import random
 import signal
+import stat
 
 from common import main
 
@@ -175,4 +176,37 @@ def survived(directory, ways="all"):
     assert content == (b"n" * 8192 if ways == "plain" else b"o" * 4096), content[:10]
 
 
-main(do=do, check=check, prepare=prepare, durable=durable, survived=survived)
+def names(directory, daemon):
+    """Changes of names on a mount with dirsync, each told to be done, then the daemon is killed."""
+    os.chdir(directory)
+    for name in ("moved", "over", "removed", "linked"):
+        with open(name, "wb") as file:
+            file.write(name.encode())
+            file.flush()
+            os.fsync(file.fileno())
+    os.mkdir("removed directory")
+    os.mkdir("dir")
+    made = os.open("made", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640)
+    os.mkfifo("dir/fifo")
+    os.symlink("target", "dir/link")
+    os.mknod("dir/node")
+    os.link("linked", "dir/second")
+    os.rename("moved", "over")
+    os.rename("over", "dir/over")
+    os.unlink("removed")
+    os.rmdir("removed directory")
+    os.kill(int(daemon), signal.SIGKILL)
+    assert made >= 0
+
+
+def names_survived(directory):
+    os.chdir(directory)
+    assert sorted(os.listdir(".")) == ["dir", "linked", "made"], os.listdir(".")
+    assert sorted(os.listdir("dir")) == ["fifo", "link", "node", "over", "second"], os.listdir("dir")
+    assert os.readlink("dir/link") == "target" and os.stat("dir/second").st_nlink == 2
+    assert os.stat("made").st_mode & 0o777 == 0o640 and stat.S_ISFIFO(os.stat("dir/fifo").st_mode)
+    with open("dir/over", "rb") as file:
+        assert file.read() == b"moved"
+
+
+main(names=names, names_survived=names_survived, do=do, check=check, prepare=prepare, durable=durable, survived=survived)

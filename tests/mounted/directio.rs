@@ -30,3 +30,13 @@ fn on_a_synchronous_mount_every_write_survives() {
     let mount = mount.kill().mount();
     mount.python("directio.py", &["survived", "plain"]);
 }
+
+#[test]
+fn with_dirsync_every_change_of_names_survives() {
+    let Some(mount) = Mount::new() else { return };
+    let mount = mount.remount_with(&["-o", "dirsync"]);
+    mount.python("directio.py", &["names", &mount.pid().to_string()]);
+    let mount = mount.kill().mount();
+    mount.python("directio.py", &["names_survived"]);
+    mount.unmount();
+}

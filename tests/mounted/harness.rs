@@ -172,6 +172,7 @@ impl Daemon {
         let log_file = vault.log_file();
         let log = File::options().create(true).append(true).open(&log_file);
         let log = log.expect("the log can be made");
+        let old_log = log.metadata().expect("the log can be looked at").len();
         let child = command
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("descriptors can be duplicated"))
@@ -190,6 +191,16 @@ impl Daemon {
             }
             assert!(start.elapsed() < PATIENCE, "the mount does not come up: {}", daemon.log());
             thread::sleep(Duration::from_millis(3));
+        }
+        // A mount that is gone before its daemon has seen it answer is an error to the daemon. Another log level hides the
+        // line.
+        let seen = Instant::now();
+        let is_ready = |log: &str| {
+            let new = log.get(usize::try_from(old_log).expect("a short log")..);
+            new.is_some_and(|log| log.contains("mounted read-"))
+        };
+        while !is_ready(&daemon.log()) && seen.elapsed() < Duration::from_secs(2) {
+            thread::sleep(Duration::from_millis(1));
         }
         Ok(daemon)
     }
