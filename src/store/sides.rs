@@ -72,6 +72,24 @@ pub(crate) struct KnownSide {
     names: Option<Arc<BTreeSet<Vec<u8>>>>,
 }
 
+/// What a node knows of its side object.
+#[derive(Clone, Debug, Default)]
+pub(crate) enum Looked {
+    /// Nobody asked, or it changed.
+    #[default]
+    No,
+    /// It has none.
+    None,
+    /// It has this one.
+    Side(KnownSide),
+}
+
+impl Looked {
+    pub(super) fn at(side: Option<KnownSide>) -> Looked {
+        side.map_or(Looked::None, Looked::Side)
+    }
+}
+
 /// What of side objects waits to be removed.
 #[derive(Debug, Default)]
 pub(crate) struct SideWork {
@@ -166,8 +184,10 @@ impl<B: Backing> Node<B> {
             if held.none {
                 return Ok(None);
             }
-            if let Some(known) = &held.side {
-                return Ok(known.clone());
+            match &held.side {
+                Looked::No => {}
+                Looked::None => return Ok(None),
+                Looked::Side(known) => return Ok(Some(known.clone())),
             }
             held.version
         };
@@ -183,7 +203,7 @@ impl<B: Backing> Node<B> {
         };
         let mut held = self.xattrs.lock();
         if held.version == version {
-            held.side = Some(side.clone());
+            held.side = Looked::at(side.clone());
         }
         Ok(side)
     }
@@ -208,7 +228,7 @@ impl<B: Backing> Node<B> {
                 Ok(map) => {
                     if held.version == version {
                         let names = Some(Arc::new(map.keys().cloned().collect()));
-                        held.side = Some(Some(KnownSide { names, ..known }));
+                        held.side = Looked::Side(KnownSide { names, ..known });
                     }
                     return Ok(Some(map));
                 }

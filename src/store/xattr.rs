@@ -23,7 +23,7 @@ use super::core::Core;
 use super::error::{Attempt, Result, StoreError};
 use super::finish::Finished;
 use super::node::{Body, Home, Node};
-use super::sides::{KnownSide, Side, SideWork, check_total, open_all, open_reference};
+use super::sides::{KnownSide, Looked, Side, SideWork, check_total, open_all, open_reference};
 
 /// Longest name of a backing attribute in bytes, as of the kernel.
 const BACKING_NAME_LEN_MAX: usize = 255;
@@ -59,7 +59,7 @@ pub(crate) struct HeldXattrs {
     changed: u64,
     synced: u64,
     /// The side object of the published entry, once somebody asked.
-    pub(super) side: Option<Option<KnownSide>>,
+    pub(super) side: Looked,
     /// What later ones took the place of.
     pub(super) work: SideWork,
 }
@@ -153,7 +153,7 @@ impl<B: Backing> Node<B> {
         sealed: Option<&[u8]>,
         side: Option<KnownSide>,
     ) -> Result<()> {
-        let count = |side: Option<Option<KnownSide>>| {
+        let count = |side: Looked| {
             let mut held = self.xattrs.lock();
             held.version += 1;
             held.none = false;
@@ -161,13 +161,13 @@ impl<B: Backing> Node<B> {
             held.side = side;
         };
         // Before and after: who lists meanwhile must not take note that there are none.
-        count(None);
+        count(Looked::No);
         let put = self.at_entry(
             core,
             |dir, at| core.backing.set_xattr(dir, at, key, sealed),
             "change an attribute",
         );
-        count(put.is_ok().then_some(side));
+        count(if put.is_ok() { Looked::at(side) } else { Looked::No });
         put
     }
 
@@ -181,7 +181,7 @@ impl<B: Backing> Node<B> {
         let given = given.0.lock();
         let mut held = self.xattrs.lock();
         held.waiting.clear();
-        held.side = None;
+        held.side = Looked::No;
         held.none |= given.0 == Some(held.version) && given.1.is_empty();
     }
 }
