@@ -49,6 +49,8 @@ OWN, HOLE, UNWRITTEN = 0, 0xFFFF_FFFF, 0xFFFF_FFFE
 ROOT_ID = 1
 CIPHERS = {"chacha20-poly1305": 1, "aes-256-gcm": 2, "aes-256-gcm-siv": 3}
 MODE_ATTRIBUTE = b"akasha\0mode"
+SIDE_ATTRIBUTE = b"akasha\0side"
+SIDE_LEN_MAX = 1 << 20
 CHUNK_BLOCKS = 64
 
 
@@ -567,6 +569,7 @@ class Vault:
             self.control = open_dir(self.root, b".akasha")
             config = open_file(self.control, b"vault.toml")
             self.older, self.inodes = self.subdir(b"layers"), self.subdir(b"inodes")
+            self.sides = self.subdir(b"xattrs")
         except OSError as error:
             raise Refused(EXIT_NO_VAULT, f"{path}: not a vault: {error.strerror}") from error
         self.lock(path)
@@ -698,24 +701,59 @@ class Vault:
         finally:
             close(layers)
 
-    def mode(self, entry: Entry, fd: int) -> int:
-        """Permission bits: of the backing object, unless a sealed attribute knows better."""
-        bits = stat.S_IMODE(os.fstat(fd).st_mode)
-        padded = MODE_ATTRIBUTE + b"\x80" + bytes(-(len(MODE_ATTRIBUTE) + 1) % 16)
+    def internal(self, entry: Entry, fd: int, plain_name: bytes) -> bytes | None:
+        """The value of an attribute that no mount shows; None if there is none."""
+        padded = plain_name + b"\x80" + bytes(-(len(plain_name) + 1) % 16)
         name = to_base64url(self.keys.xattr_names.encrypt(padded, [b"xattr", u64(entry.file)]))
         try:
             value = os.getxattr(fd, b"user.akasha." + name)
-            aad = u64(entry.file) + MODE_ATTRIBUTE
-            plain = xchacha20_open(self.keys.xattr_values, value[:24], value[24:], aad)
-            return struct.unpack("<I", plain)[0] & 0o7777
+        except OSError as error:
+            if error.errno in (errno.ENODATA, errno.EOPNOTSUPP):
+                return None
+            raise
+        return xchacha20_open(self.keys.xattr_values, value[:24], value[24:], u64(entry.file) + plain_name)
+
+    def mode(self, entry: Entry, fd: int) -> int:
+        """Permission bits: of the backing object, unless a sealed attribute knows better."""
+        bits = stat.S_IMODE(os.fstat(fd).st_mode)
+        try:
+            plain = self.internal(entry, fd, MODE_ATTRIBUTE)
+            return bits if plain is None else struct.unpack("<I", plain)[0] & 0o7777
         except (OSError, InvalidTag, ValueError, struct.error):
             return bits
 
+    def side(self, entry: Entry, reference: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """All attributes of an entry that has a side object."""
+        if len(reference) != 48:
+            raise ValueError("not a reference to a side object")
+        identity, tag = reference[:32], reference[32:]
+        with os.fdopen(open_file(self.sides, b"%016x." % entry.file + identity.hex().encode()), "rb") as file:
+            sealed = file.read(SIDE_LEN_MAX + 1)
+        if len(sealed) > SIDE_LEN_MAX or sealed[-16:] != tag:
+            raise ValueError("another side object than the one referred to")
+        aad = u64(entry.file) + b"akasha\0attributes\0" + identity
+        plain = xchacha20_open(self.keys.xattr_values, sealed[:24], sealed[24:], aad)
+        while plain:
+            name_len, value_len = struct.unpack_from("<HI", plain)
+            end = 6 + name_len + value_len
+            if len(plain) < end:
+                raise ValueError("a side object ends inside a record")
+            yield plain[6 : 6 + name_len], plain[6 + name_len : end]
+            plain = plain[end:]
+
     def attributes(self, entry: Entry, fd: int) -> Iterator[tuple[bytes, bytes]]:
-        """The extended attributes that open, but for the internal one."""
+        """The extended attributes that open, but for the internal ones."""
         try:
             sealed_names = [os.fsencode(name) for name in os.listxattr(fd)]
         except OSError:
+            return
+        try:
+            reference = self.internal(entry, fd, SIDE_ATTRIBUTE)
+            if reference is not None:
+                yield from self.side(entry, reference)
+                return
+        except (OSError, InvalidTag, ValueError, struct.error) as error:
+            print(f"the attributes of entry {entry.file:016x} do not open: {error!r}", file=sys.stderr)
             return
         for sealed in sealed_names:
             try:

@@ -47,7 +47,7 @@ struct Tally {
 }
 
 /// The files of a vault that holds nothing.
-const SKELETON: [&[u8]; 7] = [
+const SKELETON: [&[u8]; 8] = [
     b".akasha",
     b".akasha/clean",
     b".akasha/inodes",
@@ -55,6 +55,7 @@ const SKELETON: [&[u8]; 7] = [
     b".akasha/lock",
     b".akasha/tmp",
     b".akasha/vault.toml",
+    b".akasha/xattrs",
 ];
 
 fn mount(disk: &SimDisk, clock: &Arc<TestClock>, seed: u64) -> Result<Arc<Store<SimDisk>>, String> {

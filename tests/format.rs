@@ -15,10 +15,11 @@ use akasha::crypto::{Cipher, KeyTree, MasterKey, TAG_LEN};
 use akasha::entropy::{OsEntropy, SeededEntropy};
 use akasha::format::{
     Entry, EntryId, EntryKind, Extent, Form, FormatError, Geometry, HEADER_LEN, LayerKey, LayerMap,
-    LayerSealer, LengthClass, MODE_ATTRIBUTE, NameClass, Parent, Role, Source, TAIL_LEN, Tail,
-    TailFields, TailTag, classify_name, config, is_sealed_xattr, is_temp_name, layer_file_name,
-    long_name, open_entry, open_xattr, open_xattr_name, parse_layer_file_name, seal_entry,
-    seal_xattr, temp_file_name, xattr_name, xattr_name_len,
+    LayerSealer, LengthClass, MODE_ATTRIBUTE, NameClass, Parent, Role, SideRef, Source, TAIL_LEN,
+    Tail, TailFields, TailTag, XattrMap, classify_name, config, is_sealed_xattr, is_temp_name,
+    layer_file_name, long_name, open_entry, open_side, open_xattr, open_xattr_name,
+    parse_layer_file_name, seal_entry, seal_side, seal_xattr, side_len, temp_file_name, xattr_name,
+    xattr_name_len,
 };
 use akasha::store::{Node, Store, StoreOptions, vault};
 
@@ -597,6 +598,34 @@ fn an_attribute_of_another_entry_name_or_vault() {
 }
 
 #[test]
+fn a_side_object_of_another_entry_reference_or_vault() {
+    let (ours, theirs) = (keys(1), keys(2));
+    let map = XattrMap::from([
+        (b"user.a".to_vec(), vec![1; 300]),
+        (b"user.b".to_vec(), Vec::new()),
+        (vec![b'c'; 255], b"long".to_vec()),
+    ]);
+    let (side, sealed) = seal_side(&ours, id(5), &map, &SeededEntropy::new(1));
+    assert_eq!(sealed.len(), side_len(&map));
+    assert_eq!(open_side(&ours, id(5), side, &sealed), Ok(map.clone()));
+    assert_eq!(SideRef::from_bytes(&side.to_bytes()), Ok(side));
+    assert!(SideRef::from_bytes(&side.to_bytes()[1..]).is_err());
+    let (other, others) = seal_side(&ours, id(5), &map, &SeededEntropy::new(2));
+    assert!(open_side(&ours, id(5), side, &others).is_err());
+    assert!(open_side(&ours, id(5), other, &sealed).is_err());
+    assert!(open_side(&ours, id(6), side, &sealed).is_err());
+    assert!(open_side(&theirs, id(5), side, &sealed).is_err());
+    for at in 0..sealed.len() {
+        let mut bad = sealed.clone();
+        bad[at] ^= 1;
+        assert!(open_side(&ours, id(5), side, &bad).is_err(), "byte {at}");
+        assert!(open_side(&ours, id(5), side, &sealed[..at]).is_err(), "cut at {at}");
+    }
+    let (none, empty) = seal_side(&ours, id(5), &XattrMap::new(), &SeededEntropy::new(3));
+    assert_eq!(open_side(&ours, id(5), none, &empty), Ok(XattrMap::new()));
+}
+
+#[test]
 fn an_attributes_name_opens_only_for_its_entry_and_as_it_was_sealed() {
     let ours = keys(1);
     for len in [0, 1, 14, 15, 16, 31, 159, 160, 255] {
@@ -639,7 +668,7 @@ fn copy_tree(from: &Path, to: &Path) {
 fn frozen() -> tempfile::TempDir {
     let copy = tempfile::tempdir().unwrap();
     copy_tree(Path::new(FROZEN), copy.path());
-    for name in ["tmp", "layers", "inodes"] {
+    for name in ["tmp", "layers", "inodes", "xattrs"] {
         fs::create_dir_all(copy.path().join(".akasha").join(name)).unwrap();
     }
     copy

@@ -281,6 +281,10 @@ fn the_independent_reader_exports_extended_attributes() {
                     set => set.unwrap(),
                 }
             }
+            // So large that all of them are in a side object.
+            if path.len() == 2 || path[0] == b"directory" {
+                store.set_xattr(&node, b"user.large", &[7; 2500], SetXattr::Any).unwrap();
+            }
         }
         store.close().unwrap();
     }
@@ -295,6 +299,8 @@ fn the_independent_reader_exports_extended_attributes() {
             let found = disk.get_xattr(&disk.root().unwrap(), At::Name(name.as_bytes()), key);
             assert_eq!(found.unwrap().as_deref(), Some(&value[..at * 128 % 256]), "{object:?}");
         }
+        let large = disk.get_xattr(&disk.root().unwrap(), At::Name(name.as_bytes()), b"user.large");
+        assert_eq!(large.unwrap(), (path != paths[0]).then(|| vec![7; 2500]), "{object:?}");
     }
 }
 

@@ -22,8 +22,8 @@ pub use layer::{Form, LayerKey, LayerSealer, Role, SealedEnd, SlotRun, Tail, Tai
 pub use map::{Extent, LayerMap, Parent, Source};
 pub use stub::{STUB_LEN, Stub, open_stub, seal_stub};
 pub use xattr::{
-    MODE_ATTRIBUTE, is_sealed_xattr, open_xattr, open_xattr_name, seal_xattr, xattr_name,
-    xattr_name_len,
+    MODE_ATTRIBUTE, SIDE_ATTRIBUTE, SIDE_LEN_MAX, SideRef, XattrMap, is_sealed_xattr, open_side,
+    open_xattr, open_xattr_name, seal_side, seal_xattr, side_len, xattr_name, xattr_name_len,
 };
 
 /// Bytes that are not what the format says.

@@ -1,18 +1,57 @@
-//! Sealed extended attributes: names deterministic, values randomised (FORMAT.md, "Extended attributes").
+//! Sealed extended attributes: names deterministic, values randomised (FORMAT.md, "Extended attributes"). What does not fit
+//! beside a backing object is sealed as a side object, whole.
+
+use std::collections::BTreeMap;
 
 use data_encoding::BASE64URL_NOPAD;
 
-use crate::crypto::KeyTree;
+use crate::crypto::{KeyTree, TAG_LEN};
 use crate::entropy::Entropy;
 
 use super::FormatError;
-use super::ids::EntryId;
+use super::ids::{EntryId, ObjectId};
 
 /// What every backing attribute of ours begins with.
 const PREFIX: &[u8] = b"user.akasha.";
 /// The internal attribute that holds the permission bits which an unprivileged daemon cannot give a backing
 /// object. No attribute of a mount has such a name.
 pub const MODE_ATTRIBUTE: &[u8] = b"akasha\0mode";
+/// The internal attribute that says in which side object all others are ([`SideRef`]).
+pub const SIDE_ATTRIBUTE: &[u8] = b"akasha\0side";
+/// Longest side object in bytes.
+pub const SIDE_LEN_MAX: usize = 1 << 20;
+/// Nonce and tag of a side object.
+const SIDE_OVERHEAD_LEN: usize = 24 + TAG_LEN;
+
+/// Attributes by name.
+pub type XattrMap = BTreeMap<Vec<u8>, Vec<u8>>;
+
+/// Which side object holds the attributes of an entry. The tag is that of its one ciphertext.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SideRef {
+    /// Drawn for it.
+    pub id: ObjectId,
+    tag: [u8; TAG_LEN],
+}
+
+impl SideRef {
+    /// The value of [`SIDE_ATTRIBUTE`].
+    pub fn to_bytes(self) -> Vec<u8> {
+        [&self.id.0[..], &self.tag].concat()
+    }
+
+    /// What such a value says.
+    ///
+    /// # Errors
+    /// [`FormatError::Auth`] for another length.
+    pub fn from_bytes(bytes: &[u8]) -> Result<SideRef, FormatError> {
+        let parts = bytes.split_first_chunk::<32>();
+        let Some((id, Ok(tag))) = parts.map(|(id, tag)| (*id, tag.try_into())) else {
+            return Err(FormatError::Auth("reference to a side object"));
+        };
+        Ok(SideRef { id: ObjectId(id), tag })
+    }
+}
 
 /// The backing name of the attribute `name` of an entry.
 pub fn xattr_name(keys: &KeyTree, id: EntryId, name: &[u8]) -> Vec<u8> {
@@ -88,6 +127,84 @@ pub fn open_xattr(
     let (nonce, text) = sealed.split_first_chunk::<24>().ok_or(FormatError::Auth("attribute"))?;
     keys.open_xattr_value(nonce, &associated(id, name), text)
         .map_err(|_| FormatError::Auth("attribute"))
+}
+
+/// The length of a side object that holds these attributes.
+pub fn side_len(map: &XattrMap) -> usize {
+    let records = map.iter().map(|(name, value)| 6 + name.len() + value.len());
+    SIDE_OVERHEAD_LEN + records.sum::<usize>()
+}
+
+/// Seals all attributes of an entry as a side object under an id drawn here.
+///
+/// # Panics
+/// If a name is longer than 65535 bytes or a value than 4 GiB.
+pub fn seal_side(
+    keys: &KeyTree,
+    id: EntryId,
+    map: &XattrMap,
+    entropy: &dyn Entropy,
+) -> (SideRef, Vec<u8>) {
+    let object = ObjectId::random(entropy);
+    let mut plain = Vec::with_capacity(side_len(map));
+    for (name, value) in map {
+        plain.extend_from_slice(&u16::try_from(name.len()).expect("a short name").to_le_bytes());
+        plain.extend_from_slice(&u32::try_from(value.len()).expect("a value").to_le_bytes());
+        plain.extend_from_slice(name);
+        plain.extend_from_slice(value);
+    }
+    let mut nonce = [0; 24];
+    entropy.fill(&mut nonce);
+    let mut sealed = nonce.to_vec();
+    sealed.extend_from_slice(&keys.seal_xattr_value(&nonce, &associated_side(id, object), &plain));
+    let tag = *sealed.last_chunk::<TAG_LEN>().expect("it ends with its tag");
+    (SideRef { id: object, tag }, sealed)
+}
+
+/// Opens the side object that an entry refers to.
+///
+/// # Errors
+/// [`FormatError::Auth`] for everything but what was sealed with that reference.
+pub fn open_side(
+    keys: &KeyTree,
+    id: EntryId,
+    side: SideRef,
+    sealed: &[u8],
+) -> Result<XattrMap, FormatError> {
+    let forged = FormatError::Auth("side object of attributes");
+    if sealed.last_chunk() != Some(&side.tag) {
+        return Err(forged);
+    }
+    let (nonce, text) = sealed.split_first_chunk::<24>().ok_or(forged)?;
+    let plain = keys
+        .open_xattr_value(nonce, &associated_side(id, side.id), text)
+        .map_err(|_| FormatError::Auth("side object of attributes"))?;
+    let mut map = XattrMap::new();
+    let mut rest = &plain[..];
+    while !rest.is_empty() {
+        let Some((name, value, after)) = split_record(rest) else { return Err(forged) };
+        if map.last_key_value().is_some_and(|(last, _)| last.as_slice() >= name) {
+            return Err(forged);
+        }
+        map.insert(name.to_vec(), value.to_vec());
+        rest = after;
+    }
+    Ok(map)
+}
+
+fn split_record(bytes: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
+    let (name_len, rest) = bytes.split_first_chunk()?;
+    let (value_len, rest) = rest.split_first_chunk()?;
+    let (name, rest) = rest.split_at_checked(u16::from_le_bytes(*name_len).into())?;
+    let value_len = usize::try_from(u32::from_le_bytes(*value_len)).ok()?;
+    let (value, rest) = rest.split_at_checked(value_len)?;
+    Some((name, value, rest))
+}
+
+fn associated_side(id: EntryId, object: ObjectId) -> Vec<u8> {
+    let mut aad = associated(id, b"akasha\0attributes\0");
+    aad.extend_from_slice(&object.0);
+    aad
 }
 
 fn associated(id: EntryId, name: &[u8]) -> Vec<u8> {

@@ -664,6 +664,7 @@ impl<B: Backing> Store<B> {
             self.restore_touched();
             self.sync_newly_named();
             self.sync_gone_names();
+            self.finish_sides();
             self.settle_all();
             self.core.spares.clear(&self.core);
         }

@@ -19,6 +19,7 @@ use crate::format::{
 use super::layer::Layer;
 use super::node::Node;
 use super::residents::Residents;
+use super::sides::Sides;
 use super::spare::Spares;
 use super::temp::LayerTemp;
 
@@ -86,6 +87,9 @@ pub(crate) struct Core<B: Backing> {
     pub layers: B::Dir,
     /// `.akasha/inodes`
     pub inodes: B::Dir,
+    /// `.akasha/xattrs`
+    pub xattrs: B::Dir,
+    pub sides: Sides,
     /// Plaintext bytes buffered in edits, over all files.
     pub buffered: AtomicU64,
     /// The largest commit stamp given or seen.
@@ -108,6 +112,7 @@ pub(crate) struct ControlDirs<B: Backing> {
     pub tmp: B::Dir,
     pub layers: B::Dir,
     pub inodes: B::Dir,
+    pub xattrs: B::Dir,
 }
 
 /// The vault's keys and fixed parameters.
@@ -141,6 +146,8 @@ impl<B: Backing> Core<B> {
             tmp: dirs.tmp,
             layers: dirs.layers,
             inodes: dirs.inodes,
+            xattrs: dirs.xattrs,
+            sides: Sides::default(),
             buffered: AtomicU64::new(0),
             stamp: AtomicU64::new(0),
             devices: RwLock::new(HashMap::new()),

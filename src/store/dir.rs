@@ -97,6 +97,8 @@ pub(crate) enum Doom {
     AllLayers(EntryId),
     /// A file that lost the last of its several names.
     Inode(EntryId),
+    /// The side objects with the attributes of what is gone.
+    Sides(EntryId),
     /// Older layers that the published version no longer refers to.
     Layers(EntryId, Vec<crate::format::ObjectId>),
 }

@@ -156,8 +156,11 @@ impl<B: Backing> Store<B> {
                         self.doom(dir, &mut state, *change, b"", doom);
                     }
                     // Of a removed directory the next mount's hunt finds what is left.
-                } else if let Err(error) = self.remove_layers(node.id(), None) {
-                    left_behind("an unlinked file's layers", &error);
+                } else if let Err(error) = match doom {
+                    Doom::Sides(entry) => self.core.remove_sides(entry),
+                    _ => self.remove_layers(node.id(), None),
+                } {
+                    left_behind("what an unlinked file had", &error);
                 }
             });
             return;
@@ -215,7 +218,7 @@ impl<B: Backing> Store<B> {
     }
 
     /// Removes a ghost's file; `doom` has its older layers removed once its name is durably gone.
-    fn remove_ghost_file(&self, node: &Arc<Node<B>>, ghost: &Ghost<B>, doom: impl FnOnce(Doom)) {
+    fn remove_ghost_file(&self, node: &Arc<Node<B>>, ghost: &Ghost<B>, mut doom: impl FnMut(Doom)) {
         let (backing, tmp) = (&self.core.backing, &self.core.tmp);
         // A cut on btrfs may have left the file a second name: its layers stay with that.
         let shared = backing.stat(tmp, At::Name(&ghost.name)).is_ok_and(|stat| stat.nlink > 1);
@@ -229,6 +232,9 @@ impl<B: Backing> Store<B> {
         });
         if !shared && layered {
             doom(Doom::AllLayers(node.id()));
+        }
+        if !shared && self.core.sides.has(node.id()) {
+            doom(Doom::Sides(node.id()));
         }
         self.discard(node);
     }

@@ -57,6 +57,7 @@ mod rename;
 mod residents;
 mod runs;
 mod settle;
+mod sides;
 mod snapshot;
 mod space;
 mod spare;
@@ -195,6 +196,8 @@ pub struct Store<B: Backing> {
     inode_lock: Mutex<()>,
     /// Whether the backing filesystem has hard links.
     native_links: OnceLock<bool>,
+    /// What has side objects of attributes that are to be removed, or inline ones.
+    unfinished_sides: Mutex<Vec<Arc<Node<B>>>>,
     /// Files with several names of which some may not be durable.
     newly_named: Mutex<HashMap<EntryId, Arc<Node<B>>>>,
     /// Where such files lost names of which some may come back.
@@ -230,6 +233,7 @@ impl<B: Backing> Store<B> {
             tmp: lock::control_subdir(&*backing, &control, b"tmp", &options)?,
             layers: lock::control_subdir(&*backing, &control, b"layers", &options)?,
             inodes: lock::control_subdir(&*backing, &control, b"inodes", &options)?,
+            xattrs: lock::control_subdir(&*backing, &control, b"xattrs", &options)?,
             root,
             control,
         };
@@ -251,6 +255,7 @@ impl<B: Backing> Store<B> {
         for (inode, name) in hidden {
             core.hide_name(inode, name);
         }
+        core.find_sides()?;
         let place = Place::new(None, Home::Root, 0);
         let root = Node::new(EntryId::ROOT, EntryKind::Dir, place);
         let nodes = Nodes::new();
@@ -265,6 +270,7 @@ impl<B: Backing> Store<B> {
             inode_names: SyncGate::new(),
             inode_lock: Mutex::new(()),
             native_links: OnceLock::new(),
+            unfinished_sides: Mutex::new(Vec::new()),
             newly_named: Mutex::new(HashMap::new()),
             gone_names: GoneNames::default(),
             exchanges: Mutex::new(()),
@@ -698,6 +704,7 @@ impl<B: Backing> Store<B> {
         if !self.core.options.read_only {
             clean &= self.commit_the_last();
             self.restore_touched();
+            self.finish_sides();
             clean &= self.settle_all();
             self.core.spares.clear(&self.core);
             // Moves, removals and new directories that no commit had to sync.

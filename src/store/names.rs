@@ -582,6 +582,7 @@ impl<B: Backing> Store<B> {
                 _ => {}
             }
         }
+        core.remove_sides(inode)?;
         self.remove_layers(inode, None)
     }
 }

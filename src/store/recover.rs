@@ -9,11 +9,11 @@ use std::rc::Rc;
 
 use log::{info, warn};
 
-use crate::backing::{Backing, FileKind, PublishedFile};
+use crate::backing::{At, Backing, FileKind, PublishedFile};
 use crate::format::{
-    EntryId, HEADER_LEN, LayerKey, NameClass, ObjectId, Parent, STUB_LEN, TAIL_LEN, classify_name,
-    inode_file_name, is_temp_name, layer_file_name, open_entry, open_stub, parse_inode_name,
-    parse_layer_file_name,
+    EntryId, EntryKind, HEADER_LEN, LayerKey, NameClass, ObjectId, Parent, SIDE_ATTRIBUTE,
+    STUB_LEN, SideRef, TAIL_LEN, classify_name, inode_file_name, is_temp_name, layer_file_name,
+    open_entry, open_stub, open_xattr, parse_inode_name, parse_layer_file_name, xattr_name,
 };
 
 use super::core::{ControlDirs, VaultKeys};
@@ -79,17 +79,25 @@ pub(crate) fn hunt<B: Backing>(
             inodes.push((inode, raw.name));
         }
     }
-    if layers.is_empty() && inodes.is_empty() {
+    let mut sides = Vec::new();
+    for raw in backing.list(&dirs.xattrs).attempt("read .akasha/xattrs")? {
+        sides.extend(parse_layer_file_name(&raw.name).filter(|_| raw.kind == FileKind::File));
+    }
+    if layers.is_empty() && inodes.is_empty() && sides.is_empty() {
         return Ok(Vec::new());
     }
-    let owners: HashSet<EntryId> = layers.iter().map(|(owner, _)| *owner).collect();
+    let owners = Owners {
+        layers: layers.iter().map(|(owner, _)| *owner).collect(),
+        sides: sides.iter().map(|(owner, _)| *owner).collect(),
+    };
     let Some(kept) = referred(backing, dirs, vault, &owners) else {
         warn!("something in the vault cannot be read: layers that may be orphaned are kept");
         return Ok(Vec::new());
     };
     layers.retain(|layer| !kept.layers.contains(layer));
     inodes.retain(|(inode, _)| !kept.inodes.contains(inode));
-    if layers.is_empty() && inodes.is_empty() {
+    sides.retain(|side| !kept.sides.contains(side));
+    if layers.is_empty() && inodes.is_empty() && sides.is_empty() {
         return Ok(kept.dead);
     }
     // What was seen may be what an earlier daemon changed last, and not be durable: a cut would bring back tops that
@@ -105,6 +113,11 @@ pub(crate) fn hunt<B: Backing>(
             removed += 1;
         }
     }
+    for (entry, side) in &sides {
+        let name = layer_file_name(*entry, *side);
+        backing.unlink(&dirs.xattrs, &name).attempt("remove an orphaned side object")?;
+        removed += 1;
+    }
     for (inode, name) in &inodes {
         if is_inode_object(backing, dirs, vault, *inode, name) {
             backing.unlink(&dirs.inodes, name).attempt("remove a file without names")?;
@@ -112,7 +125,7 @@ pub(crate) fn hunt<B: Backing>(
         }
     }
     if removed > 0 {
-        info!("removed {removed} layers and files that nothing refers to");
+        info!("removed {removed} layers, files and side objects that nothing refers to");
     }
     Ok(kept.dead)
 }
@@ -137,27 +150,43 @@ impl Ahead {
     }
 }
 
+/// Entries of which there are older layers, and side objects.
+struct Owners {
+    layers: HashSet<EntryId>,
+    sides: HashSet<EntryId>,
+}
+
 /// What the entries of the whole tree refer to.
 #[derive(Default)]
 struct Referred {
     layers: HashSet<(EntryId, ObjectId)>,
+    sides: HashSet<(EntryId, ObjectId)>,
     inodes: HashSet<EntryId>,
     /// Names of such files that something else took the place of, after their files.
     dead: Vec<(EntryId, EntryId)>,
 }
 
-/// The files with several names, and the older layers that the files of `owners` refer to; `None` if anything could not be
-/// read.
+/// The files with several names, and the older layers and side objects that the files of `owners` refer to; `None` if
+/// anything could not be read.
 fn referred<B: Backing>(
     backing: &B,
     dirs: &ControlDirs<B>,
     vault: &VaultKeys,
-    owners: &HashSet<EntryId>,
+    owners: &Owners,
 ) -> Option<Referred> {
     let mut kept = Referred::default();
+    let note_side = |kept: &mut Referred, id: EntryId, dir: &B::Dir, at: At<'_>| {
+        if owners.sides.contains(&id)
+            && let Some(side) = side_of(backing, vault, id, dir, at)?
+        {
+            kept.sides.insert((id, side));
+        }
+        Some(())
+    };
     let mut ahead = vec![Rc::new(Ahead { parent: None, name: Vec::new(), id: EntryId::ROOT })];
     while let Some(here) = ahead.pop() {
         let dir = here.open(backing)?;
+        note_side(&mut kept, here.id, &dir, At::This)?;
         let mut entries = Vec::new();
         for raw in backing.list(&dir).ok()? {
             let sealed = match classify_name(&raw.name) {
@@ -174,12 +203,23 @@ fn referred<B: Backing>(
             entries.push((entry, raw.name));
         }
         for (entry, backing_name) in &entries {
+            match entry.inode {
+                Some(inode) if kept.inodes.contains(&inode) => {}
+                Some(inode) => {
+                    let name = inode_file_name(inode);
+                    note_side(&mut kept, inode, &dirs.inodes, At::Name(&name))?;
+                }
+                None if entry.kind == EntryKind::Dir => {}
+                None => note_side(&mut kept, entry.id, &dir, At::Name(backing_name))?,
+            }
             let file = match entry.inode {
                 Some(inode) if !kept.inodes.insert(inode) => continue,
-                Some(inode) if owners.contains(&inode) => {
+                Some(inode) if owners.layers.contains(&inode) => {
                     backing.open(&dirs.inodes, &inode_file_name(inode)).ok()?
                 }
-                None if owners.contains(&entry.id) => backing.open(&dir, backing_name).ok()?,
+                None if owners.layers.contains(&entry.id) => {
+                    backing.open(&dir, backing_name).ok()?
+                }
                 Some(_) | None => continue,
             };
             let parents = parents_of(&file, vault)?;
@@ -189,6 +229,21 @@ fn referred<B: Backing>(
         kept.dead.extend(dead.filter_map(|(entry, _)| Some((entry.inode?, entry.id))));
     }
     Some(kept)
+}
+
+/// The side object that an entry refers to: `Some(None)` if none, `None` if that cannot be told.
+#[allow(clippy::option_option)]
+fn side_of<B: Backing>(
+    backing: &B,
+    vault: &VaultKeys,
+    id: EntryId,
+    dir: &B::Dir,
+    at: At<'_>,
+) -> Option<Option<ObjectId>> {
+    let key = xattr_name(&vault.keys, id, SIDE_ATTRIBUTE);
+    let Some(sealed) = backing.get_xattr(dir, at, &key).ok()? else { return Some(None) };
+    let bytes = open_xattr(&vault.keys, id, SIDE_ATTRIBUTE, &sealed).ok()?;
+    Some(Some(SideRef::from_bytes(&bytes).ok()?.id))
 }
 
 /// The layers below a top; none for a simple one, `None` if it does not authenticate.

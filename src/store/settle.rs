@@ -105,6 +105,7 @@ impl<B: Backing> Store<B> {
                 .and_then(|fd| core.backing.unlink(&fd, name).attempt("remove a sidecar")),
             Doom::AllLayers(entry) => self.remove_layers(*entry, None),
             Doom::Inode(inode) => self.remove_inode(*inode),
+            Doom::Sides(entry) => self.core.remove_sides(*entry),
             Doom::Layers(entry, ids) => self.remove_layers(*entry, Some(ids)),
         };
         match done {
@@ -135,6 +136,7 @@ impl<B: Backing> Store<B> {
                 self.make_ghost(node, dir, state, &backing.name)?;
             } else {
                 let layered = self.takes_layers_along(&fd, &backing.name, id, kind, live.as_ref());
+                let sided = self.takes_sides_along(&fd, &backing.name, id, live.as_ref());
                 let removed = core.backing.unlink(&fd, &backing.name);
                 match (buried, removed.is_ok()) {
                     (Some((node, Some(home))), false) => node.unbury(home),
@@ -145,6 +147,10 @@ impl<B: Backing> Store<B> {
                 if layered {
                     let change = dir.dir()?.names.latest() + 1;
                     self.doom(dir, state, change, name, Doom::AllLayers(id));
+                }
+                if sided {
+                    let change = dir.dir()?.names.latest() + 1;
+                    self.doom(dir, state, change, name, Doom::Sides(id));
                 }
             }
         }

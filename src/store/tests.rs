@@ -12,6 +12,7 @@ use crate::format::Geometry;
 use crate::format::config::{self, ConfigParams, KdfParams};
 
 mod names;
+mod sides;
 mod space;
 mod special;
 mod times;
@@ -388,8 +389,8 @@ fn a_vault_that_cannot_be_read_everywhere_can_be_mounted_after_an_unclean_end() 
     store.fsync(&node).unwrap();
     store.mkdir(&store.root(), b"dir", &NEW).unwrap();
     drop((node, store));
-    // The control directories (for the configuration, and four to mount), and then the first of the tree.
-    disk.fail_from(6, libc::EACCES, |call| call == CallKind::OpenDir);
+    // The control directories (for the configuration, and five to mount), and then the first of the tree.
+    disk.fail_from(7, libc::EACCES, |call| call == CallKind::OpenDir);
     drop(mount(&disk));
 }
 

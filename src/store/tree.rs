@@ -471,6 +471,7 @@ impl<B: Backing> Store<B> {
             }
         } else {
             let layered = self.takes_layers_along(&fd, &backing.name, id, kind, live);
+            let sided = self.takes_sides_along(&fd, &backing.name, id, live);
             let removed = core.backing.unlink(&fd, &backing.name);
             if let (Some((node, Some(home))), false) = (buried, removed.is_ok()) {
                 node.unbury(home);
@@ -485,6 +486,10 @@ impl<B: Backing> Store<B> {
             if layered {
                 let change = spot.dir.dir()?.names.latest() + 1;
                 self.doom(&spot.dir, state, change, &spot.name, Doom::AllLayers(id));
+            }
+            if sided {
+                let change = spot.dir.dir()?.names.latest() + 1;
+                self.doom(&spot.dir, state, change, &spot.name, Doom::Sides(id));
             }
         }
         let change = spot.dir.dir()?.names.count();
@@ -630,6 +635,7 @@ impl<B: Backing> Store<B> {
         for orphan in orphans {
             self.doom(&spot.dir, state, change, &spot.name, orphan.what);
         }
+        self.doom_sides(&spot.dir, state, change, child.id());
         // A cut may bring the directory back with what was moved out of it, which a new one of its name would hide.
         let by = if core.backing.keeps_name_order() {
             VacatedBy::Removed(child.id())

@@ -25,7 +25,7 @@ const CONFIG_FILE_NEW: &[u8] = b"vault.toml.new";
 /// Locked by who mounts.
 pub const LOCK_FILE: &[u8] = b"lock";
 /// Directories of the skeleton.
-const SUBDIRS: [&[u8]; 3] = [b"tmp", b"layers", b"inodes"];
+const SUBDIRS: [&[u8]; 4] = [b"tmp", b"layers", b"inodes", b"xattrs"];
 
 /// Longest `vault.toml`, in bytes.
 pub const CONFIG_MAX_LEN: u64 = 64 << 10;
@@ -355,7 +355,7 @@ mod tests {
         replace_config::<_, ()>(&disk, |old| Ok([old, b" more"].concat())).unwrap();
         assert_eq!(read_config(&disk).unwrap(), b"one more");
         let control = dir.path().join(".akasha");
-        assert_eq!(names(&control), ["inodes", "layers", "lock", "tmp", "vault.toml"]);
+        assert_eq!(names(&control), ["inodes", "layers", "lock", "tmp", "vault.toml", "xattrs"]);
     }
 
     #[test]
@@ -461,7 +461,7 @@ mod tests {
     fn assert_whole(disk: &SimDisk, config: &[u8], about: &str) {
         assert_eq!(read_config(disk).unwrap(), config, "{about}");
         let paths: Vec<_> = disk.paths().into_iter().map(|(path, _, _)| path).collect();
-        for name in ["tmp", "layers", "inodes"] {
+        for name in ["tmp", "layers", "inodes", "xattrs"] {
             let path = format!(".akasha/{name}").into_bytes();
             assert!(paths.contains(&path), "no {name}: {about}");
         }

@@ -277,13 +277,14 @@ impl Op {
     }
 
     fn xattr(rng: &mut Rng, dir: Pick, name: Name) -> Op {
-        let which = rng.below(6) as usize;
+        let which = rng.below(7) as usize;
         if rng.below(4) == 0 {
             return Op::RemoveXattr { dir, name, which };
         }
         let len = match rng.below(8) {
             0 => 0,
             1 => 65537,
+            2 => rng.below(9000) as usize,
             _ => rng.below(900) as usize,
         };
         let flags = [0, 0, libc::XATTR_CREATE, libc::XATTR_REPLACE][rng.below(4) as usize];

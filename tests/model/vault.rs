@@ -54,6 +54,8 @@ impl TestVault {
         let (bytes, _) = config::create(b"p", &params, 0, &SeededEntropy::new(seed))
             .expect("a test vault works");
         vault::create(&disk, &bytes).expect("a test vault works");
+        // As little room beside a file as on ext4.
+        disk.set_xattr_limit(4000);
         TestVault { disk, seed, mounts: 0, clock }
     }
 

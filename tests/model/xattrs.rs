@@ -5,11 +5,12 @@ use akasha::format::EntryId;
 use super::driver::{CALLER, Different, Driver, both, same, text};
 use super::reference::{Body, NodeIndex};
 
-/// The names that operations use: of every kept namespace, short and as long as fits beside a file, and one not offered.
+/// The names that operations use: of every kept namespace, short, as long as fits beside a file and longer, and one not offered.
 fn name_of(which: usize) -> Vec<u8> {
     match which {
         0 => b"user.a".to_vec(),
         1 => [&b"user."[..], &[b'n'; 150]].concat(),
+        6 => [&b"user."[..], &[b'l'; 250]].concat(),
         2 => b"security.b".to_vec(),
         3 => b"trusted.c".to_vec(),
         4 => [&b"user."[..], &[0xff, b'/', b' ']].concat(),

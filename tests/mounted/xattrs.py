@@ -124,6 +124,7 @@ def do(directory):
         assert sorted(os.listxattr(file.fileno())) == sorted(NAMES[:2])
     capabilities()
     copies()
+    large()
     check(".")
 
 
@@ -193,11 +194,90 @@ def check(directory):
             kept = all_of(path)
             assert kept["trusted.secret"] == path.encode(), path
             assert kept["security.akasha"] == b"", path
+    large_check()
     if shutil.which("getfattr"):
         shown = subprocess.run(
             ["getfattr", "-d", "renamed"], check=True, capture_output=True, text=True
         )
         assert 'user.plain="new"' in shown.stdout, shown
+
+
+LARGE = {"user.large": bytes(range(256)) * 256, "user." + "l" * 250: b"long", "user.small": b"small"}
+
+
+def large():
+    """Values and names as long as the kernel takes them, more than the vault's filesystem has room for beside a file."""
+    os.mkdir("l_dir")
+    for path in ["l_file", "l_open"]:
+        with open(path, "wb") as file:
+            file.write(b"one")
+            if path == "l_open":
+                for name, value in LARGE.items():
+                    os.setxattr(file.fileno(), name, value)
+                assert mine(path) == LARGE
+    os.link("l_file", "l_linked")
+    for path in ["l_dir", "l_file"]:
+        for name, value in LARGE.items():
+            with refused(errno.ENODATA):
+                os.setxattr(path, name, value, os.XATTR_REPLACE)
+            os.setxattr(path, name, value[:9], os.XATTR_CREATE)
+            with refused(errno.EEXIST):
+                os.setxattr(path, name, value, os.XATTR_CREATE)
+            os.setxattr(path, name, value)
+        os.setxattr(path, "user.gone", bytes(9000))
+        os.removexattr(path, "user.gone")
+        with refused(errno.ENODATA):
+            os.getxattr(path, "user.gone")
+        with refused(errno.E2BIG, errno.ERANGE):
+            os.setxattr(path, "user.big", bytes(65537))
+        assert mine(path) == LARGE, path
+    assert mine("l_linked") == LARGE
+    for _ in range(3):
+        with open("l_file", "r+b") as file:
+            file.write(b"two")
+            os.fsync(file.fileno())
+        os.chmod("l_file", 0o640)
+    # Not more than an object can have: 1 MiB in all.
+    with open("l_many", "wb") as file:
+        file.write(b"x")
+    with refused(errno.ENOSPC):
+        for at in range(20):
+            os.setxattr("l_many", f"user.{at}", bytes(65536))
+    assert at == 15, at
+    assert len(mine("l_many")) == at
+    for name in os.listxattr("l_many"):
+        os.removexattr("l_many", name)
+    assert mine("l_many") == {}
+    source = ["l_dir", "l_file", "l_open"]
+    programs = [["cp", "-a", "--"]]
+    if shutil.which("rsync"):
+        programs.append(["rsync", "-aX"])
+    if shutil.which("rsync") and os.geteuid() == 0:
+        programs.append(["rsync", "-aAX"])
+    for number, program in enumerate(programs):
+        target = f"l_copy{number}"
+        os.mkdir(target)
+        subprocess.run(program + source + [target], check=True)
+    os.rename("l_dir", "l_moved")
+
+
+def large_check():
+    for path in ["l_moved", "l_file", "l_linked", "l_open"]:
+        assert mine(path) == LARGE, path
+    for folder in sorted(name for name in os.listdir() if name.startswith("l_copy")):
+        for path in ["l_dir", "l_file", "l_open"]:
+            assert mine(os.path.join(folder, path)) == LARGE, (folder, path)
+    with open("l_file", "rb") as file:
+        assert file.read() == b"two"
+
+
+def remove(directory):
+    os.chdir(directory)
+    for name in os.listdir():
+        if os.path.isdir(name):
+            shutil.rmtree(name)
+        else:
+            os.unlink(name)
 
 
 def synced(directory):
@@ -213,6 +293,7 @@ def synced(directory):
                 file.write(b"x")
                 os.fsync(file.fileno())
         os.setxattr(path, NAMES[0], b"kept")
+        os.setxattr(path, "user.large", bytes(50_000))
         os.chmod(path, 0o711)
         fd = os.open(path, os.O_RDONLY)
         os.fsync(fd)
@@ -224,9 +305,15 @@ def survived(directory):
         return
     os.chdir(directory)
     for path in ["s_file", "s_dir"]:
-        assert mine(path) == {NAMES[0]: b"kept"}, path
+        assert mine(path) == {NAMES[0]: b"kept", "user.large": bytes(50_000)}, path
         assert stat.S_IMODE(os.stat(path).st_mode) == 0o711, path
 
 
 if __name__ == "__main__":
-    main(do=do, check=check, synced=synced, survived=survived)
+    main(
+        do=do,
+        check=check,
+        remove=remove,
+        synced=synced,
+        survived=survived,
+    )

@@ -12,7 +12,10 @@ fn extended_attributes_are_kept_by_every_rewrite_copy_and_remount() {
         mount.python_in("dir", "xattrs.py", &["do"]);
         let mount = mount.remount();
         mount.python_in("dir", "xattrs.py", &["check"]);
-        mount.unmount();
+        mount.python_in("dir", "xattrs.py", &["remove"]);
+        let vault = mount.unmount();
+        let sides = vault.dir().join(".akasha/xattrs");
+        assert_eq!(std::fs::read_dir(sides).unwrap().count(), 0);
     }
 }
 

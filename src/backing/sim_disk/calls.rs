@@ -112,8 +112,7 @@ impl Backing for SimDisk {
         let ino = Self::resolve(&state.tree, dir, at)?;
         state.tree.may(ino, READ_WRITE)?;
         let now = self.shared.now(&state);
-        state.tree.set_xattr(ino, key, value, now);
-        Ok(())
+        state.tree.set_xattr(ino, key, value, now)
     }
 
     fn open(&self, dir: &SimDir, name: &[u8]) -> io::Result<SimFile> {

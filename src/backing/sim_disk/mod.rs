@@ -187,6 +187,11 @@ impl SimDisk {
         self.shared.state.lock().faults.heal();
     }
 
+    /// How many bytes of extended attributes a file or directory can have, names and values together.
+    pub fn set_xattr_limit(&self, bytes: usize) {
+        self.shared.state.lock().tree.xattr_limit = bytes;
+    }
+
     /// Makes a kind of sync do nothing and say ok, or (with [`CallKind::Rename`]) renames survive by
     /// halves, in any order. A suite that proves durability must fail on such a disk.
     ///

@@ -7,7 +7,7 @@ use std::io;
 
 use super::log::Log;
 use super::pages::{FileBytes, PAGE_LEN};
-use crate::backing::{AttrChange, FileKind, Stat};
+use crate::backing::{AttrChange, FileKind, NAME_LEN_MAX, Stat};
 use crate::clock::Timestamp;
 
 pub(super) type Ino = u64;
@@ -16,6 +16,9 @@ pub(super) const ROOT: Ino = 1;
 
 /// Unprivileged simulated processes run as this user and group.
 const PLAIN_USER: u32 = 1000;
+
+/// Longest value of an extended attribute, as of the kernel.
+const XATTR_LEN_MAX: usize = 65536;
 
 pub(super) fn errno(code: i32) -> io::Error {
     io::Error::from_raw_os_error(code)
@@ -86,6 +89,8 @@ pub(super) struct Tree {
     pub(super) has_exchange: bool,
     /// A lying disk: renames are two independent changes.
     pub(super) tears_renames: bool,
+    /// Bytes of names and values of extended attributes that an inode can have.
+    pub(super) xattr_limit: usize,
     /// Pages that file contents and directories may take.
     pub(super) capacity_pages: Option<u64>,
     pub(super) used_pages: u64,
@@ -102,6 +107,7 @@ impl Tree {
             is_privileged: true,
             has_exchange: true,
             tears_renames: false,
+            xattr_limit: usize::MAX,
             capacity_pages: None,
             used_pages: 1,
             swept_count: 0,
@@ -386,14 +392,34 @@ impl Tree {
         Ok(())
     }
 
-    pub(super) fn set_xattr(&mut self, ino: Ino, key: &[u8], value: Option<&[u8]>, now: Timestamp) {
+    pub(super) fn set_xattr(
+        &mut self,
+        ino: Ino,
+        key: &[u8],
+        value: Option<&[u8]>,
+        now: Timestamp,
+    ) -> io::Result<()> {
+        let limit = self.xattr_limit;
         let attr = &mut self.inode_mut(ino).attr;
-        match value {
-            Some(value) => attr.xattrs.insert(key.to_vec(), value.to_vec()),
-            None => attr.xattrs.remove(key),
-        };
+        if let Some(value) = value {
+            if key.len() > NAME_LEN_MAX {
+                return Err(errno(libc::ERANGE));
+            }
+            if value.len() > XATTR_LEN_MAX {
+                return Err(errno(libc::E2BIG));
+            }
+            let others = attr.xattrs.iter().filter(|(other, _)| *other != key);
+            let used: usize = others.map(|(name, value)| name.len() + value.len()).sum();
+            if used + key.len() + value.len() > limit {
+                return Err(errno(libc::ENOSPC));
+            }
+            attr.xattrs.insert(key.to_vec(), value.to_vec());
+        } else {
+            attr.xattrs.remove(key);
+        }
         attr.ctime = now;
         self.note_attr(ino);
+        Ok(())
     }
 
     fn note_attr(&mut self, ino: Ino) {
