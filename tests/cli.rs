@@ -253,7 +253,7 @@ fn init_makes_a_whole_vault_in_a_new_directory_or_an_empty_one() {
         place.init(name, b"pw\n").ok();
         assert_eq!(names(&place.path(name)), [".akasha"]);
         let control = place.path(name).join(".akasha");
-        assert_eq!(names(&control), ["inodes", "layers", "lock", "tmp", "vault.toml"]);
+        assert_eq!(names(&control), ["inodes", "layers", "lock", "tmp", "vault.toml", "xattrs"]);
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(&control), 0o700);
         assert_eq!(mode(&control.join("vault.toml")), 0o600);
@@ -427,7 +427,7 @@ fn passwd_replaces_the_password() {
     place.run(&["info", "--verify", "@vault"], b"pw\n").fails(3);
     assert_eq!(
         names(&place.path("vault/.akasha")),
-        ["inodes", "layers", "lock", "tmp", "vault.toml"]
+        ["inodes", "layers", "lock", "tmp", "vault.toml", "xattrs"]
     );
 
     let new = place.file("n", b"third\n");
@@ -466,7 +466,7 @@ fn a_failed_passwd_changes_nothing() {
     assert_eq!(fs::read(place.config()).unwrap(), before);
     assert_eq!(
         names(&place.path("vault/.akasha")),
-        ["inodes", "layers", "lock", "tmp", "vault.toml"]
+        ["inodes", "layers", "lock", "tmp", "vault.toml", "xattrs"]
     );
 }
 
