@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
-use crate::backing::{At, Backing, PublishedFile, RenameMode, TempFile};
+use crate::backing::{At, AttrChange, Backing, PublishedFile, RenameMode, TempFile};
 use crate::format::{
     EntryId, FormatError, ObjectId, SIDE_ATTRIBUTE, SIDE_LEN_MAX, SideRef, XattrMap,
     layer_file_name, open_side, open_xattr, open_xattr_name, parse_layer_file_name, seal_side,
@@ -134,6 +134,11 @@ impl<B: Backing> Core<B> {
         let written = (|| {
             let file = self.backing.create_temp(&self.tmp, &temp, 0o600)?;
             file.write_at(0, &bytes)?;
+            if let Some((uid, gid)) = self.guest_of {
+                // Its owner's own daemon must be able to read it, too.
+                let owner = AttrChange { uid: Some(uid), gid: Some(gid), ..AttrChange::default() };
+                file.set_attr(&owner)?;
+            }
             file.sync()?;
             self.backing.rename(&self.tmp, &temp, &self.xattrs, &name, RenameMode::NoReplace)
         })();
