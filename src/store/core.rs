@@ -90,6 +90,8 @@ pub(crate) struct Core<B: Backing> {
     /// `.akasha/xattrs`
     pub xattrs: B::Dir,
     pub sides: Sides,
+    /// User and group of an ordinary user whose vault it is, where the daemon is root.
+    pub guest_of: Option<(u32, u32)>,
     /// Plaintext bytes buffered in edits, over all files.
     pub buffered: AtomicU64,
     /// The largest commit stamp given or seen.
@@ -134,7 +136,10 @@ impl<B: Backing> Core<B> {
         // Half of the descriptors for directories, a quarter for temporary files; the rest is for
         // what is opened in passing.
         let descriptors = options.max_descriptors.max(16);
+        let owner = backing.stat(&dirs.control, At::This).ok().map(|stat| (stat.uid, stat.gid));
+        let guest_of = owner.filter(|(uid, _)| *uid != 0 && backing.is_privileged());
         Core {
+            guest_of,
             backing,
             keys: vault.keys,
             cipher: vault.cipher,
@@ -184,12 +189,20 @@ impl<B: Backing> Core<B> {
         end.saturating_sub(block * block_len)
     }
 
+    /// Whether permission bits are kept sealed where the backing objects have more: in the vault of an ordinary user, whose
+    /// daemon must be able to open all of them. Root's daemon does the same there, so that both show the same.
+    fn keeps_modes(&self) -> bool {
+        !self.backing.is_privileged() || self.guest_of.is_some()
+    }
+
     /// What can be stored of attributes: an unprivileged daemon cannot give files away, and
     /// must be able to open its own.
     pub fn backing_attr(&self, mut change: AttrChange, kind: EntryKind) -> AttrChange {
         if !self.backing.is_privileged() {
             change.uid = None;
             change.gid = None;
+        }
+        if self.keeps_modes() {
             change.mode = change.mode.map(|mode| mode | needed_bits(kind));
         }
         change
@@ -205,7 +218,7 @@ impl<B: Backing> Core<B> {
         kind: EntryKind,
         mode: u32,
     ) -> std::io::Result<()> {
-        if self.backing.is_privileged() {
+        if !self.keeps_modes() {
             return Ok(());
         }
         let key = xattr_name(&self.keys, id, MODE_ATTRIBUTE);
@@ -227,7 +240,7 @@ impl<B: Backing> Core<B> {
         id: EntryId,
     ) -> std::io::Result<crate::backing::Stat> {
         let mut stat = self.backing.stat(dir, at)?;
-        if self.backing.is_privileged() {
+        if !self.keeps_modes() {
             return Ok(stat);
         }
         let key = xattr_name(&self.keys, id, MODE_ATTRIBUTE);

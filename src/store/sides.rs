@@ -12,7 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
-use crate::backing::{At, Backing, PublishedFile, RenameMode, TempFile};
+use crate::backing::{At, AttrChange, Backing, PublishedFile, RenameMode, TempFile};
+use crate::crypto::KeyTree;
 use crate::format::{
     EntryId, FormatError, ObjectId, SIDE_ATTRIBUTE, SIDE_LEN_MAX, SideRef, XattrMap,
     layer_file_name, open_side, open_xattr, open_xattr_name, parse_layer_file_name, seal_side,
@@ -134,6 +135,11 @@ impl<B: Backing> Core<B> {
         let written = (|| {
             let file = self.backing.create_temp(&self.tmp, &temp, 0o600)?;
             file.write_at(0, &bytes)?;
+            if let Some((uid, gid)) = self.guest_of {
+                // Its owner's own daemon must be able to read it, too.
+                let owner = AttrChange { uid: Some(uid), gid: Some(gid), ..AttrChange::default() };
+                file.set_attr(&owner)?;
+            }
             file.sync()?;
             self.backing.rename(&self.tmp, &temp, &self.xattrs, &name, RenameMode::NoReplace)
         })();
@@ -163,17 +169,24 @@ impl<B: Backing> Core<B> {
     }
 
     fn read_side(&self, entry: EntryId, side: SideRef) -> Result<XattrMap> {
-        let file = self
-            .backing
-            .open(&self.xattrs, &layer_file_name(entry, side.id))
-            .attempt("open a side object")?;
-        let len = usize::try_from(file.stat().attempt("stat a side object")?.len)
-            .unwrap_or(usize::MAX)
-            .min(SIDE_LEN_MAX + 1);
-        let mut bytes = vec![0; len];
-        file.read_at(0, &mut bytes).attempt("read a side object")?;
-        open_side(&self.keys, entry, side, &bytes).map_err(|error| damaged(entry, &error))
+        read_side(&*self.backing, &self.xattrs, &self.keys, entry, side)
     }
+}
+
+/// Reads the side object that `entry` refers to from `.akasha/xattrs`.
+pub(crate) fn read_side<B: Backing>(
+    backing: &B,
+    xattrs: &B::Dir,
+    keys: &KeyTree,
+    entry: EntryId,
+    side: SideRef,
+) -> Result<XattrMap> {
+    let file =
+        backing.open(xattrs, &layer_file_name(entry, side.id)).attempt("open a side object")?;
+    let len = file.stat().attempt("stat a side object")?.len.min(SIDE_LEN_MAX as u64 + 1);
+    let mut bytes = vec![0; usize::try_from(len).expect("about 1 MiB")];
+    file.read_at(0, &mut bytes).attempt("read a side object")?;
+    open_side(keys, entry, side, &bytes).map_err(|error| damaged(entry, &error))
 }
 
 impl<B: Backing> Node<B> {

@@ -22,14 +22,18 @@ const NEW: NewAttr = NewAttr { mode: 0o644, uid: 0, gid: 0 };
 
 fn vault() -> SimDisk {
     let disk = SimDisk::new();
+    vault_on(&disk);
+    disk
+}
+
+fn vault_on(disk: &SimDisk) {
     let params = ConfigParams {
         cipher: Cipher::Aes256Gcm,
         geometry: Geometry::new(12).unwrap(),
         kdf: KdfParams { memory_kib: 19 << 10, passes: 2, lanes: 1 },
     };
     let (bytes, _) = config::create(b"p", &params, 0, &SeededEntropy::new(1)).unwrap();
-    vault::create(&disk, &bytes).unwrap();
-    disk
+    vault::create(disk, &bytes).unwrap();
 }
 
 static MOUNTS: AtomicU64 = AtomicU64::new(100);

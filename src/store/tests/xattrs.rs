@@ -301,3 +301,73 @@ fn an_ordinary_users_sealed_mode_is_no_attribute() {
     assert_eq!(store.attr(&file).unwrap().mode, 0o004);
     store.close().unwrap();
 }
+
+#[test]
+fn root_and_an_ordinary_user_show_and_keep_the_same_modes_in_the_users_vault() {
+    let disk = SimDisk::new();
+    disk.set_privileged(false);
+    vault_on(&disk);
+    let names: [&[u8]; 3] = [b"f", b"d", b"l"];
+    let modes = |store: &Store<SimDisk>| {
+        names.map(|name| {
+            let node = store.lookup(&store.root(), name).unwrap();
+            store.attr(&node).unwrap().mode
+        })
+    };
+    let chmod = |store: &Store<SimDisk>, wanted: [u32; 3]| {
+        for (name, mode) in names.iter().zip(wanted) {
+            let node = store.lookup(&store.root(), name).unwrap();
+            store.set_attr(&node, &SetAttr { mode: Some(mode), ..SetAttr::default() }).unwrap();
+        }
+    };
+    let store = mount(&disk);
+    let root = store.root();
+    put(&store, &root, b"f", b"x");
+    store.mkdir(&root, b"d", &NEW).unwrap();
+    let linked = put(&store, &root, b"l", b"y");
+    store.link(&linked, &root, b"l2").unwrap();
+    chmod(&store, [0o444, 0o555, 0o044]);
+    store.close().unwrap();
+    drop((root, linked, store));
+    let mut expected = [0o444, 0o555, 0o044];
+    for (privileged, next) in [
+        (true, [0o004, 0o550, 0o640]),
+        (false, [0o751, 0o700, 0o400]),
+        (true, [0o400, 0o070, 0o644]),
+        (false, [0o600, 0o777, 0o000]),
+    ] {
+        disk.set_privileged(privileged);
+        let store = mount(&disk);
+        assert_eq!(modes(&store), expected, "{privileged}");
+        chmod(&store, next);
+        assert_eq!(modes(&store), next, "{privileged}");
+        for name in [b"f", b"l"] {
+            let node = store.lookup(&store.root(), name).unwrap();
+            rewrite(&store, &node, b"again");
+            // A side object of either is the other's to read.
+            set(&store, &node, b"user.large", &[u8::from(privileged); 5000]);
+        }
+        store.close().unwrap();
+        expected = next;
+        drop(store);
+        disk.set_privileged(!privileged);
+        let store = mount(&disk);
+        assert_eq!(modes(&store), next, "{privileged}");
+        let node = store.lookup(&store.root(), b"l").unwrap();
+        let large = value(&store, &node, b"user.large");
+        assert_eq!(large, Some(vec![u8::from(privileged); 5000]));
+        store.close().unwrap();
+    }
+}
+
+#[test]
+fn roots_own_vault_has_modes_as_they_are() {
+    let disk = vault();
+    let store = mount(&disk);
+    let file = put(&store, &store.root(), b"f", b"x");
+    store.set_attr(&file, &SetAttr { mode: Some(0o004), ..SetAttr::default() }).unwrap();
+    store.close().unwrap();
+    let found = disk.paths().into_iter().find(|(path, ..)| !path.starts_with(b".akasha")).unwrap();
+    let stat = disk.stat(&disk.root().unwrap(), At::Name(&found.0)).unwrap();
+    assert_eq!(stat.mode, 0o004);
+}
