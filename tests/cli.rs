@@ -694,9 +694,9 @@ fn check_tells_a_clean_vault_from_a_damaged_one() {
     fs::write(place.path("vault").join("planted"), b"x").unwrap();
     let damaged = place.run(&["check", "@vault"], b"pw\n");
     assert!(damaged.out.starts_with("/ [planted]: not made by akasha; "), "{damaged:?}");
-    damaged.fails(20);
+    assert_eq!(damaged.code, 20, "{damaged:?}");
     let json = place.run(&["check", "--json", "@vault"], b"pw\n");
     let start = "{\"type\":\"finding\",\"kind\":\"foreign\",\"damage\":true,\"path\":\"\",\"path_hex\":\"\",\"name\":\"planted\",";
     assert!(json.out.starts_with(start), "{json:?}");
-    json.fails(20);
+    assert_eq!(json.code, 20, "{json:?}");
 }

@@ -48,7 +48,7 @@ pub enum CliError {
         why: String,
     },
     /// `check` found damage.
-    #[error("{damaged} {} in {vault:?} damaged", if *.damaged == 1 { "thing is" } else { "things are" })]
+    #[error("the vault {vault:?} is damaged in {damaged} place{}", if *.damaged == 1 { "" } else { "s" })]
     DamageFound {
         /// Where it is.
         vault: PathBuf,

@@ -1,12 +1,13 @@
 //! One file: its layers, its map, every block of it.
 
+use std::collections::HashSet;
 use std::io;
 use std::ops::Range;
 
 use crate::backing::{Backing, PublishedFile};
 use crate::format::{
-    EntryId, Form, HEADER_LEN, LayerKey, LayerMap, LengthClass, Role, Source, TAIL_LEN, Tail,
-    TailTag, layer_file_name,
+    EntryId, Form, HEADER_LEN, LayerKey, LayerMap, LengthClass, ObjectId, Role, Source, TAIL_LEN,
+    Tail, TailTag, layer_file_name,
 };
 
 use super::super::core::VaultKeys;
@@ -86,15 +87,16 @@ fn open_layer<F: PublishedFile>(
 }
 
 /// Reads the published version `top` of the entry `id`, all of it. Returns how many plaintext bytes authenticate, and
-/// what does not.
+/// what does not. Notes which older layers it refers to.
 pub(super) fn read_file<B: Backing>(
     backing: &B,
     layers_dir: Option<&B::Dir>,
     vault: &VaultKeys,
     id: EntryId,
     top: B::File,
+    referred: &mut HashSet<(EntryId, ObjectId)>,
 ) -> (u64, Vec<Fault>) {
-    let layers = match open_layers(backing, layers_dir, vault, id, top) {
+    let layers = match open_layers(backing, layers_dir, vault, id, top, referred) {
         Ok(layers) => layers,
         Err(fault) => return (0, vec![fault]),
     };
@@ -123,12 +125,14 @@ fn open_layers<B: Backing>(
     vault: &VaultKeys,
     id: EntryId,
     top: B::File,
+    referred: &mut HashSet<(EntryId, ObjectId)>,
 ) -> Result<Vec<Opened<B::File>>, Fault> {
     let top = open_layer(vault, id, top)?;
     if top.tail.role != Role::Version {
         return Err(Fault::new(Kind::File, "it is no version of a file"));
     }
     let parents = top.map.as_ref().map(|map| map.parents.clone()).unwrap_or_default();
+    referred.extend(parents.iter().map(|parent| (parent.owner, parent.layer)));
     let mut layers = vec![top];
     for parent in parents {
         let name = layer_file_name(parent.owner, parent.layer);

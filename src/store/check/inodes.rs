@@ -2,8 +2,8 @@
 
 use crate::backing::{At, Backing, FileKind, PublishedFile};
 use crate::format::{
-    EntryId, STUB_LEN, Stub, inode_file_name, is_temp_name, open_stub, parse_inode_name,
-    parse_layer_file_name, stub_file_name,
+    EntryId, STUB_LEN, Stub, inode_file_name, is_temp_name, layer_file_name, open_stub,
+    parse_inode_name, parse_layer_file_name, stub_file_name,
 };
 
 use super::Kind;
@@ -98,8 +98,28 @@ impl<B: Backing> Check<'_, B> {
                     self.find(Vec::new(), Some(&at), Fault::new(Kind::Leftover, why));
                 }
             }
+            if name == b"layers" {
+                self.orphans(&dir);
+            }
             if name == b"inodes" {
                 self.link_counts(&dir);
+            }
+        }
+    }
+
+    /// Layers that were there all the time and that no file refers to. Says nothing if there are files that could not be
+    /// read.
+    fn orphans(&mut self, dir: &B::Dir) {
+        if self.summary.damaged + self.summary.vanished > 0 {
+            return;
+        }
+        for layer in std::mem::take(&mut self.layers_before) {
+            let name = layer_file_name(layer.0, layer.1);
+            let is_there = self.backing.stat(dir, At::Name(&name)).is_ok();
+            if is_there && !self.referred.contains(&layer) {
+                let at = [b".akasha/layers/", name.as_slice()].concat();
+                let why = "no file refers to this older layer: a mount removes it";
+                self.find(Vec::new(), Some(&at), Fault::new(Kind::Leftover, why));
             }
         }
     }

@@ -5,8 +5,8 @@ use std::rc::Rc;
 
 use crate::backing::{At, Backing, FileKind, RawEntry, Stat};
 use crate::format::{
-    Entry, EntryId, EntryKind, NameClass, classify_name, is_sealed_xattr, open_entry, open_xattr,
-    open_xattr_name,
+    Entry, EntryId, EntryKind, NameClass, ObjectId, classify_name, is_sealed_xattr, open_entry,
+    open_xattr, open_xattr_name, parse_layer_file_name,
 };
 
 use super::super::CONTROL_DIR;
@@ -30,6 +30,9 @@ pub(super) struct Check<'a, B: Backing> {
     pub summary: Summary,
     /// The files with several names: how many backing directories hold.
     pub named: HashMap<EntryId, u32>,
+    /// The older layers that were there at first, and those that files refer to.
+    pub layers_before: Vec<(EntryId, ObjectId)>,
+    pub referred: HashSet<(EntryId, ObjectId)>,
 }
 
 /// A directory that is still to be read, as its path: open ones would cost a descriptor each.
@@ -82,6 +85,8 @@ impl<'a, B: Backing> Check<'a, B> {
             report,
             summary: Summary::default(),
             named: HashMap::new(),
+            layers_before: Vec::new(),
+            referred: HashSet::new(),
         })
     }
 
@@ -97,6 +102,10 @@ impl<'a, B: Backing> Check<'a, B> {
 
     /// Every directory, without recursion: a tree may be deep.
     pub fn tree(&mut self) {
+        let layers = self.layers.as_ref().and_then(|dir| self.backing.list(dir).ok());
+        let layers = layers.unwrap_or_default();
+        self.layers_before =
+            layers.iter().filter_map(|raw| parse_layer_file_name(&raw.name)).collect();
         let root =
             Ahead { parent: None, backing: Vec::new(), plain: Vec::new(), id: EntryId::ROOT };
         let mut ahead = vec![Rc::new(root)];
@@ -253,7 +262,10 @@ impl<'a, B: Backing> Check<'a, B> {
         for _ in 0..TRIES {
             let before = self.backing.stat(dir, At::Name(name));
             let (bytes, mut faults) = match self.backing.open(dir, name) {
-                Ok(top) => read_file(self.backing, self.layers.as_ref(), &self.vault, id, top),
+                Ok(top) => {
+                    let referred = &mut self.referred;
+                    read_file(self.backing, self.layers.as_ref(), &self.vault, id, top, referred)
+                }
                 Err(error) => (0, vec![Fault::new(Kind::File, format!("cannot open it: {error}"))]),
             };
             faults.extend(self.attributes(dir, At::Name(name), id));

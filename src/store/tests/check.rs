@@ -142,6 +142,24 @@ fn what_is_missing_or_foreign_is_found() {
 }
 
 #[test]
+fn a_layer_without_its_file_is_a_note() {
+    let disk = gallery();
+    let root = disk.root().unwrap();
+    let mapped = |raw: &crate::backing::RawEntry| {
+        raw.kind == FileKind::File && disk.stat(&root, At::Name(&raw.name)).unwrap().len < 100 << 10
+    };
+    for raw in disk.list(&root).unwrap() {
+        if mapped(&raw) {
+            disk.unlink(&root, &raw.name).unwrap();
+        }
+    }
+    let found = checked(&disk).1;
+    let layer =
+        found.iter().filter(|f| f.name.as_ref().is_some_and(|n| n.starts_with(b".akasha/layers/")));
+    assert_eq!(layer.map(|f| f.kind).collect::<Vec<_>>(), [Kind::Leftover]);
+}
+
+#[test]
 fn entries_that_were_swapped_moved_or_lost_their_long_name_are_found() {
     let disk = gallery();
     let root = disk.root().unwrap();
