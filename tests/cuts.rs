@@ -188,6 +188,8 @@ fn caught<T>(what: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
 struct Effort {
     cuts: usize,
     rules: usize,
+    /// Of what decides which unsynced changes survive.
+    seeds: u64,
 }
 
 /// Tries the cuts of a script; the failures, each with what replays it.
@@ -208,11 +210,11 @@ fn torture(
     let after = whole.disk.operations();
     drop(whole);
     let mut cuts: Vec<u64> = (before..=after).collect();
-    let seed = number("AKASHA_SEED").unwrap_or(1);
+    let seeds = number("AKASHA_SEED").map_or(1..=effort.seeds, |seed| seed..=seed);
     if let Some(only) = number("AKASHA_CUT") {
         cuts = vec![only];
     } else if !all && cuts.len() > effort.cuts {
-        let dice = SeededEntropy::new(seed ^ after);
+        let dice = SeededEntropy::new(seeds.start() ^ after);
         while cuts.len() > effort.cuts {
             cuts.swap_remove(dice.next_u64() as usize % cuts.len());
         }
@@ -225,19 +227,22 @@ fn torture(
         prepare(&run.disk);
         run.disk.cut_at(cut);
         run.talks = number("AKASHA_CUT").is_some();
-        let place = format!("AKASHA_SCRIPT={} AKASHA_CUT={cut} AKASHA_SEED={seed}", script.name);
+        let place = format!("AKASHA_SCRIPT={} AKASHA_CUT={cut}", script.name);
         if let Err(what) = caught(|| run.run(&script.ops)) {
             failures.push(format!("{place}: {what}"));
             continue;
         }
         let wanted = env("AKASHA_RULE");
         let count = if all || wanted.is_some() { usize::MAX } else { effort.rules };
-        for rule in rules(&run, seed.wrapping_mul(1000) + cut, count) {
-            if wanted.as_ref().is_some_and(|wanted| *wanted != format!("{rule:?}")) {
-                continue;
-            }
-            if let Err(what) = caught(|| crash(&run, &rule, cut, tally)) {
-                failures.push(format!("{place} AKASHA_RULE='{rule:?}': {what}"));
+        for seed in seeds.clone() {
+            for rule in rules(&run, seed.wrapping_mul(1000) + cut, count) {
+                if wanted.as_ref().is_some_and(|wanted| *wanted != format!("{rule:?}")) {
+                    continue;
+                }
+                if let Err(what) = caught(|| crash(&run, &rule, cut, tally)) {
+                    let replay = format!("{place} AKASHA_SEED={seed} AKASHA_RULE='{rule:?}'");
+                    failures.push(format!("{replay}: {what}"));
+                }
             }
         }
     }
@@ -273,13 +278,20 @@ fn torture_all(scripts: Vec<Script>, effort: Effort) {
 
 #[test]
 fn a_cut_leaves_every_file_old_or_new() {
-    torture_all(scripts::written(), Effort { cuts: 24, rules: 6 });
+    torture_all(scripts::written(), Effort { cuts: 24, rules: 6, seeds: 1 });
 }
 
-/// What was durable moved into a directory that was not, whose parent was synced later: a cut in between lost both.
+/// Orders of changes that few of many ways to lose some of them show.
 #[test]
-fn a_file_moved_into_a_new_directory_is_not_lost() {
-    torture_all(vec![scripts::named("into a new directory")], Effort { cuts: 999, rules: 99 });
+fn a_rare_order_of_unsynced_names_loses_nothing() {
+    let names = [
+        "into a new directory",
+        "a directory under a removed one's name",
+        "an unlinked name taken twice",
+        "over a directory that had a long name",
+    ];
+    let scripts = names.into_iter().map(scripts::named).collect();
+    torture_all(scripts, Effort { cuts: 999, rules: 99, seeds: 8 });
 }
 
 #[test]
@@ -288,7 +300,7 @@ fn a_cut_in_a_random_script_leaves_every_file_old_or_new() {
     let count = number("AKASHA_RUNS").unwrap_or(12);
     let len = number("AKASHA_OPS").unwrap_or(80) as usize;
     let scripts = (first..first + count).map(|seed| scripts::random(seed, len)).collect();
-    torture_all(scripts, Effort { cuts: 10, rules: 6 });
+    torture_all(scripts, Effort { cuts: 10, rules: 6, seeds: 1 });
 }
 
 /// Tries cuts of a script of hard links.
@@ -340,7 +352,7 @@ fn a_cut_leaves_hard_links_whole() {
     let wanted = |name: &str| env("AKASHA_SCRIPT").is_none_or(|wanted| wanted == name);
     for (name, ops) in linked::written() {
         if wanted(name) {
-            failures.extend(torture_linked(name, &ops, Effort { cuts: 40, rules: 8 }));
+            failures.extend(torture_linked(name, &ops, Effort { cuts: 40, rules: 8, seeds: 1 }));
         }
     }
     let first = number("AKASHA_FIRST").unwrap_or(1);
@@ -348,7 +360,7 @@ fn a_cut_leaves_hard_links_whole() {
         let name = format!("random {seed}");
         if wanted(&name) {
             let ops = linked::random(seed, 40);
-            failures.extend(torture_linked(&name, &ops, Effort { cuts: 12, rules: 6 }));
+            failures.extend(torture_linked(&name, &ops, Effort { cuts: 12, rules: 6, seeds: 1 }));
         }
     }
     report(&failures, &Tally::default());
@@ -361,7 +373,7 @@ fn a_disk_that_lies_is_found_out() {
         let mut found = 0;
         for name in ["fsync", "replace"] {
             let script = scripts::named(name);
-            let effort = Effort { cuts: 24, rules: 5 };
+            let effort = Effort { cuts: 24, rules: 5, seeds: 1 };
             found += torture(&script, effort, &|disk| disk.lie(kind), &mut tally).len();
         }
         assert!(found > 0, "a disk that lies about {kind:?} passes: {tally:?}");

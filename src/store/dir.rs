@@ -42,7 +42,7 @@ pub(crate) struct DirState<B: Backing> {
     pub vacated: HashMap<Box<[u8]>, Vacated>,
     /// Backing objects to remove, once this directory is synced beyond a change.
     pub doomed: Vec<Doomed>,
-    /// Names whose dead entries were removed, by a change that may not be durable yet.
+    /// Names under which entries were removed that their successors there replace, by a change that may not be durable yet.
     pub buried: HashMap<Box<[u8]>, u64>,
     /// Nodes shown here whose backing entry is not (yet) under that name.
     pub pending: HashMap<EntryId, Arc<Node<B>>>,
@@ -76,7 +76,7 @@ pub(crate) struct Vacated {
 pub(crate) enum VacatedBy {
     /// The entry was removed. Whoever takes the name says that it replaces it.
     Removed(EntryId),
-    /// The entry lives on elsewhere: the name is free only once that is durable.
+    /// The entry, or what it held, lives on elsewhere: the name is free only once that is durable.
     Moved,
 }
 
@@ -191,6 +191,15 @@ impl<B: Backing> DirState<B> {
             self.links.get(&id).copied()
         } else {
             self.links.remove(&id)
+        }
+    }
+
+    /// Somebody took `name`. What was removed under it is dead by what its successor says, for as long as that one has the name.
+    pub fn take_vacated(&mut self, name: &[u8]) {
+        if let Some(vacated) = self.vacated.remove(name)
+            && matches!(vacated.by, VacatedBy::Removed(_))
+        {
+            self.buried.insert(name.into(), vacated.change);
         }
     }
 

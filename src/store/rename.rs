@@ -342,7 +342,7 @@ impl<B: Backing> Store<B> {
         claim: &Claim,
         change: u64,
     ) {
-        state.vacated.remove(name);
+        state.take_vacated(name);
         match claim.replaces {
             Some(replaced) => state.replaces.insert(name.into(), replaced),
             None => state.replaces.remove(name),

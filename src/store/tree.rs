@@ -278,7 +278,7 @@ impl<B: Backing> Store<B> {
             Some(replaced) => state.replaces.insert(name.into(), replaced),
             None => state.replaces.remove(name),
         };
-        state.vacated.remove(name);
+        state.take_vacated(name);
         let _ = change;
         state.touch(self.core.now());
     }
@@ -630,7 +630,13 @@ impl<B: Backing> Store<B> {
         for orphan in orphans {
             self.doom(&spot.dir, state, change, &spot.name, orphan.what);
         }
-        self.vacate(state, spot, backing, change, VacatedBy::Removed(child.id()));
+        // A cut may bring the directory back with what was moved out of it, which a new one of its name would hide.
+        let by = if core.backing.keeps_name_order() {
+            VacatedBy::Removed(child.id())
+        } else {
+            VacatedBy::Moved
+        };
+        self.vacate(state, spot, backing, change, by);
         Ok(())
     }
 

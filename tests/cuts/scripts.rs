@@ -237,6 +237,26 @@ pub fn written() -> Vec<Script> {
                 vec![Op::FsyncDir(String::new())],
             ],
         ),
+        // A cut kept the new directory alone: it hid the old one, with what had been moved out of it.
+        script(
+            "a directory under a removed one's name",
+            vec![
+                vec![Op::Mkdir("d".into()), Op::Mkdir("d/g".into())],
+                vec![Op::FsyncDir(String::new()), Op::FsyncDir("d".into())],
+                vec![rename("d/g", "f"), Op::Rmdir("d".into()), Op::Mkdir("d".into())],
+            ],
+        ),
+        // The last of three kept, the second lost: nobody said that the first was unlinked.
+        script(
+            "an unlinked name taken twice",
+            vec![
+                vec![Op::Mkdir("d".into())],
+                synced("a", 100),
+                synced("b", 200),
+                synced("d/a", 300),
+                vec![Op::Unlink("a".into()), rename("b", "a"), rename("d/a", "a")],
+            ],
+        ),
         // Nothing is shown of the replaced directory, but a cut keeps the long name's sidecar in it.
         script(
             "over a directory that had a long name",
