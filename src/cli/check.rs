@@ -11,6 +11,8 @@ use super::open::{Found, harden};
 use super::password::{PasswordReader, PasswordSource, Purpose};
 use super::{print_text, size};
 
+/// Files read at once, at most: each takes a buffer and a descriptor.
+const THREADS_MAX: usize = 8;
 /// Byte ranges told of one file on a line; `--json` has all of them.
 const RANGES_SHOWN: usize = 8;
 
@@ -33,7 +35,8 @@ pub fn run(args: CheckArgs) -> Result<()> {
             told = print_line(&line);
         }
     };
-    let summary = check(&found.disk, &vault, &mut tell)
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(THREADS_MAX));
+    let summary = check(&found.disk, &vault, threads, &mut tell)
         .map_err(|error| CliError::io("cannot read the vault", io::Error::other(error)))?;
     told?;
     let text = if args.json { json_summary(&summary) } else { plain_summary(&summary) };

@@ -32,14 +32,14 @@ fn churn(mount: &Mount, random: &mut Random, round: u64) {
     fs::write(a.join("new"), random.bytes(30_000)).unwrap();
     File::open(a.join("new")).unwrap().sync_all().unwrap();
     fs::rename(a.join("new"), a.join(&name)).unwrap();
-    if round % 3 == 0 {
+    if round.is_multiple_of(3) {
         let _ = fs::remove_file(b.join("linked"));
         fs::hard_link(a.join(&name), b.join("linked")).unwrap();
         File::open(b.join("linked")).unwrap().sync_all().unwrap();
         fs::rename(a.join(&name), b.join(format!("moved{}", round % 5))).unwrap();
     }
     let dir = a.join("l".repeat(240));
-    if round % 4 == 0 {
+    if round.is_multiple_of(4) {
         fs::create_dir_all(&dir).unwrap();
         fs::write(dir.join("x"), b"x").unwrap();
         File::open(dir.join("x")).unwrap().sync_all().unwrap();

@@ -42,7 +42,7 @@ impl<B: Backing> Check<'_, B> {
                 self.find(path, None, Fault::new(Kind::Link, why));
             }
         } else if is_first {
-            self.file(path, &inodes, &file_name, inode);
+            self.file(&path, &inodes, &file_name, inode);
         }
         self.inodes = Some(inodes);
     }

@@ -7,6 +7,7 @@
 
 mod content;
 mod inodes;
+mod look;
 mod walk;
 
 use std::ops::Range;
@@ -104,13 +105,15 @@ pub struct Summary {
     pub vanished: u64,
 }
 
-/// Reads and authenticates everything in a vault, telling `report` of each finding as it is met.
+/// Reads and authenticates everything in a vault, telling `report` of each finding as it is met. Files of one
+/// directory are read by up to `threads` threads.
 ///
 /// # Errors
 /// If the vault's root or control directory cannot be opened; everything else is a finding.
 pub fn check<B: Backing>(
     backing: &B,
     vault: &OpenVault,
+    threads: usize,
     report: &mut dyn FnMut(&Finding),
 ) -> Result<Summary> {
     let keys = VaultKeys {
@@ -118,7 +121,7 @@ pub fn check<B: Backing>(
         geometry: vault.config.geometry,
         keys: vault.keys.clone(),
     };
-    let mut check = walk::Check::open(backing, keys, report)?;
+    let mut check = walk::Check::open(backing, keys, threads, report)?;
     check.tree();
     check.control();
     Ok(check.summary)

@@ -3,21 +3,24 @@
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
-use crate::backing::{At, Backing, FileKind, RawEntry, Stat};
+use crate::backing::{At, Backing, FileKind, RawEntry};
 use crate::format::{
-    Entry, EntryId, EntryKind, NameClass, ObjectId, classify_name, is_sealed_xattr, open_entry,
-    open_xattr, open_xattr_name, parse_layer_file_name,
+    Entry, EntryId, EntryKind, NameClass, ObjectId, classify_name, open_entry,
+    parse_layer_file_name,
 };
 
 use super::super::CONTROL_DIR;
 use super::super::core::VaultKeys;
 use super::super::dir::{kind_agrees, read_sidecar, settle_names, stray_sidecars};
 use super::super::error::{Attempt, Result};
-use super::content::{Fault, read_file};
+use super::content::Fault;
+use super::look::{Look, Seen};
 use super::{Finding, Kind, Summary};
 
 /// How often something that changes while it is looked at is looked at.
-const TRIES: usize = 5;
+pub(super) const TRIES: usize = 5;
+/// Files that are looked at before what was found is told.
+const BATCH_LEN: usize = 256;
 
 /// A check under way.
 pub(super) struct Check<'a, B: Backing> {
@@ -27,6 +30,7 @@ pub(super) struct Check<'a, B: Backing> {
     pub layers: Option<B::Dir>,
     pub inodes: Option<B::Dir>,
     pub report: &'a mut dyn FnMut(&Finding),
+    pub threads: usize,
     pub summary: Summary,
     /// The files with several names: how many backing directories hold.
     pub named: HashMap<EntryId, u32>,
@@ -72,6 +76,7 @@ impl<'a, B: Backing> Check<'a, B> {
     pub fn open(
         backing: &'a B,
         vault: VaultKeys,
+        threads: usize,
         report: &'a mut dyn FnMut(&Finding),
     ) -> Result<Self> {
         let root = backing.root().attempt("open the vault")?;
@@ -83,6 +88,7 @@ impl<'a, B: Backing> Check<'a, B> {
             vault,
             control,
             report,
+            threads,
             summary: Summary::default(),
             named: HashMap::new(),
             layers_before: Vec::new(),
@@ -126,7 +132,7 @@ impl<'a, B: Backing> Check<'a, B> {
 
     fn directory(&mut self, here: &Rc<Ahead>, dir: &B::Dir, ahead: &mut Vec<Rc<Ahead>>) {
         self.summary.directories += 1;
-        if let Some(fault) = self.attributes(dir, At::This, here.id) {
+        if let Some(fault) = self.look().attributes(dir, At::This, here.id) {
             self.find(here.path(b""), None, fault);
         }
         let mut seen: HashSet<Vec<u8>> = HashSet::new();
@@ -201,6 +207,7 @@ impl<'a, B: Backing> Check<'a, B> {
                 );
             }
         }
+        let mut files = Vec::new();
         for (entry, backing_name) in entries.into_iter().chain(losers.conflicts) {
             if !seen.insert(backing_name.clone()) {
                 continue;
@@ -210,8 +217,16 @@ impl<'a, B: Backing> Check<'a, B> {
                 let ahead_of =
                     Ahead { parent, backing: backing_name, plain: entry.name, id: entry.id };
                 ahead.push(Rc::new(ahead_of));
+            } else if let Some(inode) = entry.inode {
+                self.one_of_several(here.path(&entry.name), dir, &backing_name, inode);
             } else {
-                self.entry(here, dir, &entry, &backing_name);
+                files.push((entry, backing_name));
+            }
+        }
+        for batch in files.chunks(BATCH_LEN) {
+            let all = self.look().files(dir, batch, self.threads);
+            for ((entry, _), seen) in batch.iter().zip(all) {
+                self.tell(&here.path(&entry.name), seen);
             }
         }
     }
@@ -248,85 +263,26 @@ impl<'a, B: Backing> Check<'a, B> {
         }
     }
 
-    fn entry(&mut self, here: &Ahead, dir: &B::Dir, entry: &Entry, name: &[u8]) {
-        let path = here.path(&entry.name);
-        if let Some(inode) = entry.inode {
-            self.one_of_several(path, dir, name, inode);
-        } else {
-            self.file(path, dir, name, entry.id);
-        }
+    /// One file, which is no other name's.
+    pub fn file(&mut self, path: &[u8], dir: &B::Dir, name: &[u8], id: EntryId) {
+        let seen = self.look().file(dir, name, id);
+        self.tell(path, seen);
     }
 
-    /// Reads a file; of one that changes meanwhile, another time.
-    pub fn file(&mut self, path: Vec<u8>, dir: &B::Dir, name: &[u8], id: EntryId) {
-        for _ in 0..TRIES {
-            let before = self.backing.stat(dir, At::Name(name));
-            let (bytes, mut faults) = match self.backing.open(dir, name) {
-                Ok(top) => {
-                    let referred = &mut self.referred;
-                    read_file(self.backing, self.layers.as_ref(), &self.vault, id, top, referred)
-                }
-                Err(error) => (0, vec![Fault::new(Kind::File, format!("cannot open it: {error}"))]),
-            };
-            faults.extend(self.attributes(dir, At::Name(name), id));
-            let after = self.backing.stat(dir, At::Name(name));
-            if let Err(error) = &after
-                && error.kind() == std::io::ErrorKind::NotFound
-            {
-                self.summary.vanished += 1;
-                return;
-            }
-            let is_same = matches!((&before, &after), (Ok(a), Ok(b)) if same(a, b));
-            if faults.is_empty() || is_same || (before.is_err() && after.is_err()) {
-                self.summary.files += 1;
-                self.summary.bytes += bytes;
-                for fault in faults {
-                    self.find(path.clone(), None, fault);
-                }
-                return;
-            }
+    fn look(&self) -> Look<'_, B> {
+        Look { backing: self.backing, vault: &self.vault, layers: self.layers.as_ref() }
+    }
+
+    fn tell(&mut self, path: &[u8], seen: Seen) {
+        self.referred.extend(seen.referred);
+        if seen.is_gone {
+            self.summary.vanished += 1;
+            return;
         }
         self.summary.files += 1;
-        let why = format!("it changed {TRIES} times while it was read");
-        self.find(path, None, Fault::new(Kind::Changing, why));
-    }
-
-    /// The first attribute that does not authenticate. One whose name does not open is not ours to judge by value.
-    fn attributes(&self, dir: &B::Dir, at: At<'_>, id: EntryId) -> Option<Fault> {
-        let keys = match self.backing.list_xattrs(dir, at) {
-            Ok(keys) => keys,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
-            Err(error) => {
-                let why = format!("its attributes cannot be listed: {error}");
-                return Some(Fault::new(Kind::Attribute, why));
-            }
-        };
-        for key in keys.into_iter().filter(|key| is_sealed_xattr(key)) {
-            let Ok(name) = open_xattr_name(&self.vault.keys, id, &key) else {
-                let why = "an attribute's name does not authenticate";
-                return Some(Fault::new(Kind::Attribute, why));
-            };
-            match self.backing.get_xattr(dir, at, &key) {
-                Ok(Some(sealed)) => {
-                    if open_xattr(&self.vault.keys, id, &name, &sealed).is_err() {
-                        let name = String::from_utf8_lossy(&name).replace('\0', " ");
-                        let why = format!("the attribute {name:?} does not authenticate");
-                        return Some(Fault::new(Kind::Attribute, why));
-                    }
-                }
-                Ok(None) => {}
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
-                Err(error) => {
-                    let why = format!("an attribute cannot be read: {error}");
-                    return Some(Fault::new(Kind::Attribute, why));
-                }
-            }
+        self.summary.bytes += seen.bytes;
+        for fault in seen.faults {
+            self.find(path.to_vec(), None, fault);
         }
-        None
     }
-}
-
-/// Whether nothing was published over it, nor any attribute changed, in between.
-pub(super) fn same(a: &Stat, b: &Stat) -> bool {
-    (a.ino, a.len, a.ctime) == (b.ino, b.len, b.ctime)
 }

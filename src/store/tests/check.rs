@@ -7,7 +7,7 @@ use crate::store::check::{self, Finding, Kind, Summary};
 fn checked(disk: &SimDisk) -> (Summary, Vec<Finding>) {
     let open = config::open(&vault::read_config(disk).unwrap(), b"p").unwrap();
     let mut found = Vec::new();
-    let summary = check::check(disk, &open, &mut |finding| found.push(finding.clone())).unwrap();
+    let summary = check::check(disk, &open, 3, &mut |finding| found.push(finding.clone())).unwrap();
     let damaged = found.iter().filter(|finding| finding.kind.is_damage()).count();
     assert_eq!((summary.damaged, summary.notes), (damaged as u64, (found.len() - damaged) as u64));
     (summary, found)
