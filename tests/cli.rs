@@ -185,7 +185,7 @@ fn as_nobody(place: &Place, test: &str) -> Option<Command> {
 #[test]
 fn help_and_version_are_no_errors() {
     akasha(["--version"], b"").ok().says("akasha 0.");
-    for command in ["init", "mount", "umount", "passwd", "info"] {
+    for command in ["init", "mount", "umount", "passwd", "info", "check"] {
         akasha(["--help"], b"").ok().says(command);
         akasha([command, "--help"], b"").ok().says("Usage: akasha");
         akasha(["help", command], b"").ok().says("Usage: akasha");
@@ -678,4 +678,25 @@ fn umount_tells_what_is_no_mount_of_ours() {
     place.run(&["umount", "/proc"], b"").fails(15);
     place.run(&["umount", "--lazy", "@m"], b"").fails(15);
     place.run(&["umount", "@missing"], b"").fails(11);
+}
+
+// --- check ---------------------------------------------------------------------------------
+
+#[test]
+fn check_tells_a_clean_vault_from_a_damaged_one() {
+    let place = Place::with_vault();
+    let clean = place.run(&["check", "@vault"], b"pw\n").ok();
+    clean.says("0 files and 1 directories checked").says("0 damaged");
+    let json = place.run(&["check", "--json", "@vault"], b"pw\n").ok();
+    json.says("{\"type\":\"summary\",\"files\":0,\"directories\":1,\"bytes\":0,\"damaged\":0,");
+    place.run(&["check", "@vault"], b"wrong\n").fails(3);
+    place.run(&["check", "@nothing"], b"pw\n").fails(5);
+    fs::write(place.path("vault").join("planted"), b"x").unwrap();
+    let damaged = place.run(&["check", "@vault"], b"pw\n");
+    assert!(damaged.out.starts_with("/ [planted]: not made by akasha; "), "{damaged:?}");
+    assert_eq!(damaged.code, 20, "{damaged:?}");
+    let json = place.run(&["check", "--json", "@vault"], b"pw\n");
+    let start = "{\"type\":\"finding\",\"kind\":\"foreign\",\"damage\":true,\"path\":\"\",\"path_hex\":\"\",\"name\":\"planted\",";
+    assert!(json.out.starts_with(start), "{json:?}");
+    assert_eq!(json.code, 20, "{json:?}");
 }

@@ -9,6 +9,8 @@
 
 #[path = "mounted/acls.rs"]
 mod acls;
+#[path = "mounted/check.rs"]
+mod check;
 #[path = "mounted/command.rs"]
 mod command;
 #[path = "mounted/content.rs"]

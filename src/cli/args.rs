@@ -78,6 +78,12 @@ pub enum Command {
     /// with it (--verify, --password-file or --password-command) they are proved.
     #[command(after_long_help = PASSWORDS)]
     Info(InfoArgs),
+    /// Check that everything in a vault authenticates
+    ///
+    /// Reads all of it and changes nothing; the vault may be mounted. Prints a line for each finding, with the plaintext
+    /// path, and a summary.
+    #[command(after_long_help = PASSWORDS)]
+    Check(CheckArgs),
 }
 
 /// Where the password comes from.
@@ -236,6 +242,22 @@ pub struct InfoArgs {
     /// Ask for the password and prove what is shown
     #[arg(long)]
     pub verify: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub cost: CostArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub password: PasswordArgs,
+}
+
+/// `akasha check`
+#[derive(Args, Debug)]
+pub struct CheckArgs {
+    /// The vault's directory; it may be mounted
+    pub vault: PathBuf,
+    /// Print one JSON object a line, for programs
+    #[arg(long)]
+    pub json: bool,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub cost: CostArgs,

@@ -47,6 +47,14 @@ pub enum CliError {
         /// What does not hold.
         why: String,
     },
+    /// `check` found damage.
+    #[error("the vault {vault:?} is damaged in {damaged} place{}", if *.damaged == 1 { "" } else { "s" })]
+    DamageFound {
+        /// Where it is.
+        vault: PathBuf,
+        /// How many findings.
+        damaged: u64,
+    },
     /// The vault needs another version of akasha.
     #[error("the vault {vault:?} needs another version of akasha: {why}")]
     Unsupported {
@@ -176,6 +184,7 @@ impl CliError {
             CliError::NoPassword { .. } => Exit::NoPassword,
             CliError::NotAVault(_) | CliError::NoSuchVault(_) => Exit::NotAVault,
             CliError::Damaged { .. } => Exit::Damaged,
+            CliError::DamageFound { .. } => Exit::DamageFound,
             CliError::Unsupported { .. } => Exit::Unsupported,
             CliError::TooMuchMemory { .. } | CliError::TooCostly(_) | CliError::KdfFailed(_) => {
                 Exit::TooCostly
@@ -216,6 +225,9 @@ impl CliError {
             }
             CliError::Damaged { .. } => {
                 "restore \".akasha\" from a backup; do not write to the vault before".to_owned()
+            }
+            CliError::DamageFound { .. } => {
+                "restore what is named above from a backup; keep a copy of the vault as it is now".to_owned()
             }
             CliError::Unsupported { .. } => {
                 "use the version of akasha that last wrote this vault, or a newer one".to_owned()

@@ -22,6 +22,7 @@
 //! | 17 | FUSE is missing: fusermount3 or /dev/fuse |
 //! | 18 | no permission |
 //! | 19 | no space left |
+//! | 20 | check: something in the vault is damaged |
 
 use std::fmt::Write;
 
@@ -67,10 +68,12 @@ pub enum Exit {
     NoPermission = 18,
     /// No space, or no quota, left.
     DiskFull = 19,
+    /// `check` found damage.
+    DamageFound = 20,
 }
 
 /// Every code with its meaning, in order.
-const TABLE: [(Exit, &str); 19] = [
+const TABLE: [(Exit, &str); 20] = [
     (Exit::Internal, "a system call failed, or a bug"),
     (Exit::Usage, "the command line is wrong"),
     (Exit::WrongPassword, "wrong password"),
@@ -90,10 +93,11 @@ const TABLE: [(Exit, &str); 19] = [
     (Exit::FuseMissing, "FUSE is missing: fusermount3 or /dev/fuse"),
     (Exit::NoPermission, "no permission"),
     (Exit::DiskFull, "no space left"),
+    (Exit::DamageFound, "check: something in the vault is damaged"),
 ];
 
 impl Exit {
-    /// The process exit code, 1..=19.
+    /// The process exit code, 1..=20.
     pub const fn code(self) -> u8 {
         self as u8
     }
@@ -120,12 +124,12 @@ mod tests {
     #[test]
     fn codes_are_frozen_and_have_no_gaps() {
         let codes: Vec<u8> = TABLE.iter().map(|(exit, _)| exit.code()).collect();
-        assert_eq!(codes, (1..=19).collect::<Vec<u8>>());
+        assert_eq!(codes, (1..=20).collect::<Vec<u8>>());
         for code in codes {
             assert_eq!(Exit::from_code(code).map(Exit::code), Some(code));
         }
         assert_eq!(Exit::from_code(0), None);
-        assert_eq!(Exit::from_code(20), None);
+        assert_eq!(Exit::from_code(21), None);
     }
 
     #[test]

@@ -7,6 +7,7 @@
 #![allow(clippy::unnecessary_debug_formatting)]
 
 pub mod args;
+mod check;
 pub mod error;
 pub mod exit;
 mod info;
@@ -62,6 +63,7 @@ fn perform(command: Command) -> Result<()> {
         Command::Umount(args) => umount::run(&args),
         Command::Passwd(args) => passwd::run(args),
         Command::Info(args) => info::run(args),
+        Command::Check(args) => check::run(args),
     }
 }
 

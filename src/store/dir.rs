@@ -437,7 +437,7 @@ fn shown(id: EntryId, kind: EntryKind, damaged: bool) -> MapEntry {
 }
 
 /// Whether the backing object can be what the sealed entry says.
-fn kind_agrees(kind: EntryKind, backing: FileKind) -> bool {
+pub(super) fn kind_agrees(kind: EntryKind, backing: FileKind) -> bool {
     match backing {
         FileKind::Dir => kind == EntryKind::Dir,
         FileKind::File => kind != EntryKind::Dir,
@@ -446,7 +446,7 @@ fn kind_agrees(kind: EntryKind, backing: FileKind) -> bool {
 }
 
 /// Sidecars without their long name: it was never published, or its removal was cut short.
-fn stray_sidecars(listing: &[RawEntry]) -> Vec<Vec<u8>> {
+pub(super) fn stray_sidecars(listing: &[RawEntry]) -> Vec<Vec<u8>> {
     let class = |raw: &&RawEntry, class| classify_name(&raw.name) == class;
     let long: HashSet<&[u8]> = listing
         .iter()
@@ -466,7 +466,7 @@ pub(super) struct Losers {
     /// A sibling says that it replaces them.
     pub replaced: Vec<(Entry, Vec<u8>)>,
     /// A sibling has the same name and neither replaces the other.
-    conflicts: Vec<(Entry, Vec<u8>)>,
+    pub conflicts: Vec<(Entry, Vec<u8>)>,
 }
 
 /// Leaves one entry per plaintext name in `entries`.

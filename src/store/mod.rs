@@ -16,6 +16,7 @@
 //! | `temp`, `finish`, `commit` | the way of an edit into the tree; `commit` is the protocol |
 //! | `durable` | names that must survive a cut |
 //! | `queue`, `residents`, `gate` | who waits, what is resident, syncs shared |
+//! | `check` | whether everything in a vault authenticates: reads, takes no lock, changes nothing |
 //! | `lock`, `recover`, `intent` | before the first operation of a mount |
 //!
 //! The same code runs on the real and on the simulated disk; it starts no threads of its own.
@@ -32,6 +33,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::entropy::Entropy;
 use crate::format::{EntryId, EntryKind, LengthClass, OpenVault};
 
+pub mod check;
 mod commit;
 mod conflict;
 mod core;

@@ -11,6 +11,7 @@ use crate::entropy::SeededEntropy;
 use crate::format::Geometry;
 use crate::format::config::{self, ConfigParams, KdfParams};
 
+mod check;
 mod names;
 mod sides;
 mod space;

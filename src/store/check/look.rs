@@ -1,0 +1,126 @@
+//! One file as often as it takes, and several files at once. The store starts no threads; these live only as long as a call
+//! of a check, which no mount makes.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
+
+use crate::backing::{At, Backing, Stat};
+use crate::format::{Entry, EntryId, ObjectId, is_sealed_xattr, open_xattr, open_xattr_name};
+
+use super::super::core::VaultKeys;
+use super::Kind;
+use super::content::{Fault, read_file};
+use super::walk::TRIES;
+
+/// What reading a file takes.
+pub(super) struct Look<'a, B: Backing> {
+    pub backing: &'a B,
+    pub vault: &'a VaultKeys,
+    pub layers: Option<&'a B::Dir>,
+}
+
+/// What reading a file gave.
+#[derive(Default)]
+pub(super) struct Seen {
+    pub bytes: u64,
+    pub faults: Vec<Fault>,
+    pub referred: HashSet<(EntryId, ObjectId)>,
+    /// It disappeared meanwhile.
+    pub is_gone: bool,
+}
+
+impl<B: Backing> Look<'_, B> {
+    /// Reads files of one directory, in up to `threads` threads; in the order of `files`.
+    pub fn files(&self, dir: &B::Dir, files: &[(Entry, Vec<u8>)], threads: usize) -> Vec<Seen> {
+        let threads = threads.min(files.len());
+        if threads < 2 {
+            return files.iter().map(|(entry, name)| self.file(dir, name, entry.id)).collect();
+        }
+        let next = AtomicUsize::new(0);
+        let all: Vec<Mutex<Seen>> = files.iter().map(|_| Mutex::default()).collect();
+        std::thread::scope(|scope| {
+            for _ in 0..threads {
+                scope.spawn(|| {
+                    loop {
+                        let at = next.fetch_add(1, Ordering::Relaxed);
+                        let Some((entry, name)) = files.get(at) else { return };
+                        *all[at].lock() = self.file(dir, name, entry.id);
+                    }
+                });
+            }
+        });
+        all.into_iter().map(Mutex::into_inner).collect()
+    }
+
+    /// Reads a file; of one that changes meanwhile, another time.
+    pub fn file(&self, dir: &B::Dir, name: &[u8], id: EntryId) -> Seen {
+        let mut seen = Seen::default();
+        for _ in 0..TRIES {
+            let before = self.backing.stat(dir, At::Name(name));
+            (seen.bytes, seen.faults) = match self.backing.open(dir, name) {
+                Ok(top) => {
+                    let referred = &mut seen.referred;
+                    read_file(self.backing, self.layers, self.vault, id, top, referred)
+                }
+                Err(error) => (0, vec![Fault::new(Kind::File, format!("cannot open it: {error}"))]),
+            };
+            seen.faults.extend(self.attributes(dir, At::Name(name), id));
+            let after = self.backing.stat(dir, At::Name(name));
+            if let Err(error) = &after
+                && error.kind() == std::io::ErrorKind::NotFound
+            {
+                seen.is_gone = true;
+                return seen;
+            }
+            let is_same = matches!((&before, &after), (Ok(a), Ok(b)) if same(a, b));
+            if seen.faults.is_empty() || is_same || (before.is_err() && after.is_err()) {
+                return seen;
+            }
+        }
+        let why = format!("it changed {TRIES} times while it was read");
+        seen.bytes = 0;
+        seen.faults = vec![Fault::new(Kind::Changing, why)];
+        seen
+    }
+
+    /// The first attribute that does not authenticate. One whose name does not open is not ours to judge by value.
+    pub fn attributes(&self, dir: &B::Dir, at: At<'_>, id: EntryId) -> Option<Fault> {
+        let keys = match self.backing.list_xattrs(dir, at) {
+            Ok(keys) => keys,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
+            Err(error) => {
+                let why = format!("its attributes cannot be listed: {error}");
+                return Some(Fault::new(Kind::Attribute, why));
+            }
+        };
+        for key in keys.into_iter().filter(|key| is_sealed_xattr(key)) {
+            let Ok(name) = open_xattr_name(&self.vault.keys, id, &key) else {
+                let why = "an attribute's name does not authenticate";
+                return Some(Fault::new(Kind::Attribute, why));
+            };
+            match self.backing.get_xattr(dir, at, &key) {
+                Ok(Some(sealed)) => {
+                    if open_xattr(&self.vault.keys, id, &name, &sealed).is_err() {
+                        let name = String::from_utf8_lossy(&name).replace('\0', " ");
+                        let why = format!("the attribute {name:?} does not authenticate");
+                        return Some(Fault::new(Kind::Attribute, why));
+                    }
+                }
+                Ok(None) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
+                Err(error) => {
+                    let why = format!("an attribute cannot be read: {error}");
+                    return Some(Fault::new(Kind::Attribute, why));
+                }
+            }
+        }
+        None
+    }
+}
+
+/// Whether nothing was published over it, nor any attribute changed, in between.
+fn same(a: &Stat, b: &Stat) -> bool {
+    (a.ino, a.len, a.ctime) == (b.ino, b.len, b.ctime)
+}
