@@ -65,9 +65,9 @@ impl<B: Backing> Check<'_, B> {
         Ok((stub, stat.ino, stat.nlink))
     }
 
-    /// What is in `.akasha/{tmp,layers,inodes}`, after the whole tree.
+    /// What is in `.akasha/{tmp,layers,inodes,xattrs}`, after the whole tree.
     pub fn control(&mut self) {
-        for name in [&b"tmp"[..], b"layers", b"inodes"] {
+        for name in [&b"tmp"[..], b"layers", b"inodes", b"xattrs"] {
             let shown = format!(".akasha/{}", String::from_utf8_lossy(name));
             let Ok(dir) = self.backing.open_dir(&self.control, name) else {
                 let why = format!("there is no {shown}: the next mount makes it");
@@ -86,7 +86,7 @@ impl<B: Backing> Check<'_, B> {
                 let is_ours = raw.kind == FileKind::File
                     && match name {
                         b"tmp" => is_temp_name(&raw.name),
-                        b"layers" => parse_layer_file_name(&raw.name).is_some(),
+                        b"layers" | b"xattrs" => parse_layer_file_name(&raw.name).is_some(),
                         _ => parse_inode_name(&raw.name).is_some(),
                     };
                 let at = [shown.as_bytes(), b"/", &raw.name].concat();

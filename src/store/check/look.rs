@@ -2,14 +2,19 @@
 //! of a check, which no mount makes.
 
 use std::collections::HashSet;
+use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
 use crate::backing::{At, Backing, Stat};
-use crate::format::{Entry, EntryId, ObjectId, is_sealed_xattr, open_xattr, open_xattr_name};
+use crate::format::{
+    Entry, EntryId, ObjectId, SIDE_ATTRIBUTE, SideRef, is_sealed_xattr, open_xattr, open_xattr_name,
+};
 
 use super::super::core::VaultKeys;
+use super::super::error::chain;
+use super::super::sides::read_side;
 use super::Kind;
 use super::content::{Fault, read_file};
 use super::walk::TRIES;
@@ -19,6 +24,8 @@ pub(super) struct Look<'a, B: Backing> {
     pub backing: &'a B,
     pub vault: &'a VaultKeys,
     pub layers: Option<&'a B::Dir>,
+    /// `.akasha/xattrs`
+    pub sides: Option<&'a B::Dir>,
 }
 
 /// What reading a file gave.
@@ -100,15 +107,9 @@ impl<B: Backing> Look<'_, B> {
                 let why = "an attribute's name does not authenticate";
                 return Some(Fault::new(Kind::Attribute, why));
             };
-            match self.backing.get_xattr(dir, at, &key) {
-                Ok(Some(sealed)) => {
-                    if open_xattr(&self.vault.keys, id, &name, &sealed).is_err() {
-                        let name = String::from_utf8_lossy(&name).replace('\0', " ");
-                        let why = format!("the attribute {name:?} does not authenticate");
-                        return Some(Fault::new(Kind::Attribute, why));
-                    }
-                }
+            match self.attribute(dir, at, id, &name, &key) {
                 Ok(None) => {}
+                Ok(Some(why)) => return Some(Fault::new(Kind::Attribute, why)),
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
                 Err(error) => {
                     let why = format!("an attribute cannot be read: {error}");
@@ -117,6 +118,47 @@ impl<B: Backing> Look<'_, B> {
             }
         }
         None
+    }
+
+    /// What is wrong with the attribute `name`, if it is there, and with the side object that it may refer to.
+    fn attribute(
+        &self,
+        dir: &B::Dir,
+        at: At<'_>,
+        id: EntryId,
+        name: &[u8],
+        key: &[u8],
+    ) -> io::Result<Option<String>> {
+        let mut sealed = self.backing.get_xattr(dir, at, key)?;
+        for _ in 0..TRIES {
+            let Some(before) = sealed else { return Ok(None) };
+            let Ok(value) = open_xattr(&self.vault.keys, id, name, &before) else {
+                let name = String::from_utf8_lossy(name).replace('\0', " ");
+                return Ok(Some(format!("the attribute {name:?} does not authenticate")));
+            };
+            if name != SIDE_ATTRIBUTE {
+                return Ok(None);
+            }
+            let Some(why) = self.side(id, &value) else { return Ok(None) };
+            // On a mounted vault the object goes once another reference stands here.
+            sealed = self.backing.get_xattr(dir, at, key)?;
+            if sealed.as_ref() == Some(&before) {
+                return Ok(Some(why));
+            }
+        }
+        Ok(None)
+    }
+
+    /// What is wrong with the side object that `reference` is of.
+    fn side(&self, id: EntryId, reference: &[u8]) -> Option<String> {
+        let Ok(side) = SideRef::from_bytes(reference) else {
+            return Some("the reference to its attributes has the wrong length".into());
+        };
+        let Some(dir) = self.sides else {
+            return Some("there is no .akasha/xattrs, which held its attributes".into());
+        };
+        let read = read_side(self.backing, dir, &self.vault.keys, id, side);
+        read.err().map(|error| format!("its attributes in .akasha/xattrs: {}", chain(&error)))
     }
 }
 

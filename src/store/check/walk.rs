@@ -28,6 +28,7 @@ pub(super) struct Check<'a, B: Backing> {
     pub vault: VaultKeys,
     pub control: B::Dir,
     pub layers: Option<B::Dir>,
+    sides: Option<B::Dir>,
     pub inodes: Option<B::Dir>,
     pub report: &'a mut dyn FnMut(&Finding),
     pub threads: usize,
@@ -83,6 +84,7 @@ impl<'a, B: Backing> Check<'a, B> {
         let control = backing.open_dir(&root, CONTROL_DIR).attempt("open .akasha")?;
         Ok(Check {
             layers: backing.open_dir(&control, b"layers").ok(),
+            sides: backing.open_dir(&control, b"xattrs").ok(),
             inodes: backing.open_dir(&control, b"inodes").ok(),
             backing,
             vault,
@@ -270,7 +272,8 @@ impl<'a, B: Backing> Check<'a, B> {
     }
 
     fn look(&self) -> Look<'_, B> {
-        Look { backing: self.backing, vault: &self.vault, layers: self.layers.as_ref() }
+        let (layers, sides) = (self.layers.as_ref(), self.sides.as_ref());
+        Look { backing: self.backing, vault: &self.vault, layers, sides }
     }
 
     fn tell(&mut self, path: &[u8], seen: Seen) {

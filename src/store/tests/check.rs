@@ -40,6 +40,8 @@ fn gallery() -> SimDisk {
     store.write(&mapped, 8192, &[7; 4096]).unwrap();
     store.fsync(&mapped).unwrap();
     store.close_file(&mapped, true);
+    // Too large to stand beside the file: a side object.
+    store.set_xattr(&mapped, b"user.large", &noise(60_000, 4), SetXattr::Any).unwrap();
     let linked = put(&store, &root, b"linked", &noise(5000, 3));
     store.link(&linked, &dir, b"other").unwrap();
     store.fsync(&linked).unwrap();
@@ -123,6 +125,7 @@ fn what_is_missing_or_foreign_is_found() {
         disk.unlink(&dir, &name.name).unwrap();
         found(&disk)
     };
+    assert_eq!(missing(b"xattrs", &|_| true), [("attribute", "mapped".to_owned())]);
     let is_stub = |name: &[u8]| name.ends_with(b".stub");
     assert_eq!(missing(b"layers", &|_| true), [("layer", "mapped".to_owned())]);
     let without = missing(b"inodes", &|name| !is_stub(name));
