@@ -45,5 +45,7 @@ mod special;
 mod streams;
 #[path = "mounted/tamper.rs"]
 mod tamper;
+#[path = "mounted/twins.rs"]
+mod twins;
 #[path = "mounted/xattrs.rs"]
 mod xattrs;
