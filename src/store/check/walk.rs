@@ -141,6 +141,13 @@ impl<'a, B: Backing> Check<'a, B> {
         for _ in 0..TRIES {
             let listing = match self.backing.list(dir) {
                 Ok(listing) => listing,
+                // It was removed after it was opened (the vault itself may not be).
+                Err(error)
+                    if error.kind() == std::io::ErrorKind::NotFound && here.parent.is_some() =>
+                {
+                    self.summary.vanished += 1;
+                    return;
+                }
                 Err(error) => {
                     let fault = Fault::new(Kind::Directory, format!("cannot list it: {error}"));
                     return self.find(here.path(b""), None, fault);

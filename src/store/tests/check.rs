@@ -220,3 +220,27 @@ fn what_a_power_cut_leaves_is_no_damage() {
         assert_eq!(summary.damaged, 0, "{rule:?}: {found:?}");
     }
 }
+
+/// A directory that is removed under a check answers ENOENT to whoever still has it open.
+#[test]
+fn a_directory_that_goes_while_it_is_checked_is_no_damage() {
+    let disk = gallery();
+    disk.reset_counters();
+    checked(&disk);
+    let (mut gone, mut refused) = (Vec::new(), 0);
+    for nth in 1..=disk.counters().of(CallKind::List) {
+        disk.fail(nth, libc::ENOENT, |kind| kind == CallKind::List);
+        let (summary, found) = checked(&disk);
+        disk.heal();
+        if summary.vanished > 0 {
+            assert!(
+                found.iter().all(|finding| !finding.kind.is_damage()),
+                "listing {nth}: {found:?}"
+            );
+            gone.push((summary.vanished, summary.directories));
+        }
+        refused += found.iter().filter(|finding| finding.name.is_none()).count();
+    }
+    assert_eq!(gone, [(1, 2)]);
+    assert_eq!(refused, 1, "the vault's own directory does not come and go");
+}
