@@ -45,7 +45,11 @@ class Place:
     def end(self):
         self.umount()
         if os.getuid() == 0:
-            subprocess.run(["umount", self.base], check=True)
+            # gocryptfs lets go of its directory a little after it was unmounted.
+            for left in reversed(range(100)):
+                if subprocess.run(["umount", self.base], check=left == 0, stderr=None if left == 0 else subprocess.DEVNULL).returncode == 0:
+                    break
+                time.sleep(0.1)
             os.unlink(self.image)
         else:
             shutil.rmtree(self.plain)

@@ -161,6 +161,16 @@ impl<B: Backing> FileSystem<B> {
         check_name(to.1)?;
         let from_dir = self.node(from.0)?;
         let to_dir = self.node(to.0)?;
+        let flags = match flags {
+            // It gets its group as everything that is made in this directory.
+            RenameFlags::Whiteout(by) => {
+                let caller = Caller { uid: by.uid, gid: by.gid };
+                let mode = NewMode { mode: by.mode, umask: 0 };
+                let (new, _) = self.heritage(&from_dir, mode, EntryKind::CharDevice, caller)?;
+                RenameFlags::Whiteout(new)
+            }
+            other => other,
+        };
         if from.0 != to.0 {
             let moved = self.store.lookup(&from_dir, from.1)?;
             self.check_not_beneath(&moved, &to_dir)?;

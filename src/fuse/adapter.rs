@@ -24,7 +24,7 @@ use crate::fs::{
     AttrRequest, Caller, FileSystem, FsError, Handle, NAME_MAX, NewMode, OpenFlags, Result,
     WriteKind,
 };
-use crate::store::{Attr, RenameFlags, StoreError};
+use crate::store::{Attr, NewAttr, RenameFlags, StoreError};
 
 use super::convert::{self, entry_id, errno, file_attr, ino};
 use super::options::MountOptions;
@@ -392,7 +392,7 @@ impl<B: Backing> Filesystem for Adapter<B> {
 
     fn rename(
         &self,
-        _request: &Request,
+        request: &Request,
         parent: INodeNo,
         name: &OsStr,
         new_parent: INodeNo,
@@ -400,26 +400,27 @@ impl<B: Backing> Filesystem for Adapter<B> {
         flags: fuser::RenameFlags,
         reply: ReplyEmpty,
     ) {
-        let (name, new_name) = (Name::new(name), Name::new(new_name));
+        let (name, new_name, caller) = (Name::new(name), Name::new(new_name), caller(request));
         let may_wait = match (entry_id(parent), entry_id(new_parent)) {
             (Ok(from), Ok(to)) => {
                 self.fs.rename_may_wait((from, name.bytes()), (to, new_name.bytes()))
             }
             _ => false,
         };
-        let request = move |fs: &FileSystem<B>| {
-            let done = rename_flags(flags).and_then(|flags| {
+        let run = move |fs: &FileSystem<B>| {
+            let done = rename_flags(flags, caller).and_then(|flags| {
                 let from = (entry_id(parent)?, name.bytes());
                 let to = (entry_id(new_parent)?, new_name.bytes());
                 fs.rename(from, to, flags)
             });
             empty("rename in the directory", parent, done, reply);
         };
-        // It may have to commit a changed file that moves, and an exchange always syncs.
-        if may_wait || flags.contains(fuser::RenameFlags::RENAME_EXCHANGE) {
-            self.in_worker(&self.workers.syncs, request);
+        // It may have to commit a changed file that moves; an exchange and a whiteout always sync.
+        let syncs = fuser::RenameFlags::RENAME_EXCHANGE | fuser::RenameFlags::RENAME_WHITEOUT;
+        if may_wait || flags.intersects(syncs) {
+            self.in_worker(&self.workers.syncs, run);
         } else {
-            self.here(request);
+            self.here(run);
         }
     }
 
@@ -808,15 +809,16 @@ fn read<B: Backing>(
     });
 }
 
-fn rename_flags(flags: fuser::RenameFlags) -> Result<RenameFlags> {
+fn rename_flags(flags: fuser::RenameFlags, caller: Caller) -> Result<RenameFlags> {
     if flags.is_empty() {
         Ok(RenameFlags::Replace)
     } else if flags == fuser::RenameFlags::RENAME_NOREPLACE {
         Ok(RenameFlags::NoReplace)
     } else if flags == fuser::RenameFlags::RENAME_EXCHANGE {
         Ok(RenameFlags::Exchange)
+    } else if flags == fuser::RenameFlags::RENAME_WHITEOUT {
+        Ok(RenameFlags::Whiteout(NewAttr { mode: 0, uid: caller.uid, gid: caller.gid }))
     } else {
-        // RENAME_WHITEOUT needs a character device to leave behind.
         Err(FsError::InvalidArgument)
     }
 }

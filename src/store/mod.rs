@@ -167,6 +167,9 @@ pub enum RenameFlags {
     NoReplace,
     /// Swap the two.
     Exchange,
+    /// Replace it, and leave a character device with the number 0 and these attributes under the old name: what a union
+    /// mount takes for "nothing here".
+    Whiteout(NewAttr),
 }
 
 /// One entry of a listing.

@@ -78,27 +78,40 @@ impl<B: Backing> Store<B> {
             self.note_moved(to_dir, to_name);
             return Ok(());
         }
-        self.try_until(|| self.try_rename(dir, name, to_dir, to_name, flags))?;
-        self.note_moved(to_dir, to_name);
-        Ok(())
+        let no_replace = flags == RenameFlags::NoReplace;
+        let whiteout = match flags {
+            RenameFlags::Whiteout(new) => Some(self.new_whiteout(dir, name, &new)?),
+            _ => None,
+        };
+        let left = whiteout.as_ref();
+        let done = self.try_until(|| self.try_rename(dir, name, to_dir, to_name, no_replace, left));
+        if done.is_ok() {
+            self.note_moved(to_dir, to_name);
+        }
+        if let Some(whiteout) = &whiteout {
+            self.finish_whiteout(whiteout, done.is_ok(), dir, to_dir)?;
+        }
+        done
     }
 
+    /// Renames; `left` is what takes the old name in the same step.
     fn try_rename(
         &self,
         dir: &Arc<Node<B>>,
         name: &[u8],
         to_dir: &Arc<Node<B>>,
         to_name: &[u8],
-        flags: RenameFlags,
+        no_replace: bool,
+        left: Option<&Arc<Node<B>>>,
     ) -> Result<Tried<B, ()>> {
         // A directory that is replaced must be known to be empty: it is locked on its own, before.
-        if let Some(blocked) = self.prepare_target(dir, name, to_dir, to_name, flags)? {
+        if !no_replace && let Some(blocked) = self.prepare_target(dir, name, to_dir, to_name)? {
             return Ok(Tried::Blocked(blocked));
         }
         let mut locked = Locked::lock(self, dir, to_dir)?;
         let source = locked.of(dir).map().get(name).ok_or(StoreError::NotFound)?;
         let target = locked.of(to_dir).map().get(to_name);
-        if target.is_some() && flags == RenameFlags::NoReplace {
+        if target.is_some() && no_replace {
             return Err(StoreError::AlreadyExists);
         }
         let of = |locked: &mut Locked<'_, B>, dir: &Arc<Node<B>>, entry: MapEntry| {
@@ -153,12 +166,16 @@ impl<B: Backing> Store<B> {
         } else {
             false
         };
-        if native {
-            self.rename_natively(&mut locked, &node, dir, name, to_dir, to_name, target)
+        let done = if native {
+            self.rename_natively(&mut locked, &node, dir, name, to_dir, to_name, target)?
         } else {
             self.rename_in_memory(&mut locked, &node, dir, name, to_dir, to_name, target)?;
-            Ok(Tried::Done(()))
+            Tried::Done(())
+        };
+        if let (Tried::Done(()), Some(left)) = (&done, left) {
+            self.show_pending(locked.of(dir), name, left);
         }
+        Ok(done)
     }
 
     /// Settles a directory that is about to be replaced.
@@ -168,15 +185,11 @@ impl<B: Backing> Store<B> {
         name: &[u8],
         to_dir: &Arc<Node<B>>,
         to_name: &[u8],
-        flags: RenameFlags,
     ) -> Result<Option<Blocked<B>>> {
         let source = self.lock_dir(dir)?.map().get(name);
         let Some(source) = source.filter(|source| source.kind == EntryKind::Dir) else {
             return Ok(None);
         };
-        if flags != RenameFlags::Replace {
-            return Ok(None);
-        }
         let target = {
             let state = self.lock_dir(to_dir)?;
             match state.map().get(to_name) {

@@ -14,6 +14,8 @@ use super::{NewAttr, Store};
 
 /// symlink(2): a path, without its NUL.
 const TARGET_LEN_MAX: usize = 4095;
+/// rename(2), RENAME_WHITEOUT: "a character device with a {0,0} device number".
+const WHITEOUT_DEVICE: u64 = 0;
 
 impl<B: Backing> Store<B> {
     /// Makes a symbolic link. It exists in memory until it is committed.
@@ -54,6 +56,36 @@ impl<B: Backing> Store<B> {
         };
         let node = self.make_pending(dir, name, kind, rdev, new)?;
         self.complete_made(dir, name, node, |_| Ok(()))
+    }
+
+    /// The device that a rename is to leave under `name`, complete and not shown yet.
+    pub(super) fn new_whiteout(
+        &self,
+        dir: &Arc<Node<B>>,
+        name: &[u8],
+        new: &NewAttr,
+    ) -> Result<Arc<Node<B>>> {
+        let node =
+            self.new_pending(dir, name, EntryKind::CharDevice, Some(WHITEOUT_DEVICE), new)?;
+        node.complete_edit(&self.core)?;
+        Ok(node)
+    }
+
+    /// Makes a whiteout durable together with the rename that left it, or forgets it if nothing was renamed.
+    pub(super) fn finish_whiteout(
+        &self,
+        whiteout: &Arc<Node<B>>,
+        is_renamed: bool,
+        dir: &Arc<Node<B>>,
+        to_dir: &Arc<Node<B>>,
+    ) -> Result<()> {
+        if !is_renamed || self.nodes.get(whiteout.id()).is_none() {
+            self.discard(whiteout);
+            return Ok(());
+        }
+        self.queue.make_eligible(whiteout, self.core.clock.elapsed());
+        self.fsync_dir(dir)?;
+        self.fsync_dir(to_dir)
     }
 
     /// Nobody closes it: that it fits the disk is known now or never.

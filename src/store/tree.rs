@@ -176,6 +176,20 @@ impl<B: Backing> Store<B> {
         if state.map().get(name).is_some() {
             return Err(StoreError::AlreadyExists);
         }
+        let node = self.new_pending(dir, name, kind, rdev, new)?;
+        self.show_pending(&mut state, name, &node);
+        Ok(node)
+    }
+
+    /// A node that is to have this name, which nothing shows yet.
+    pub(super) fn new_pending(
+        &self,
+        dir: &Arc<Node<B>>,
+        name: &[u8],
+        kind: EntryKind,
+        rdev: Option<u64>,
+        new: &NewAttr,
+    ) -> Result<Arc<Node<B>>> {
         let id = EntryId::random(&*self.core.entropy);
         if let Some(rdev) = rdev {
             self.core.see_device(id, rdev);
@@ -198,12 +212,17 @@ impl<B: Backing> Store<B> {
             file.changes = 1;
             file.writers = u32::from(kind == EntryKind::File);
         }
-        self.nodes.insert(&node);
-        state.map_mut().insert(name, MapEntry { id, kind, published: false, damaged: false });
-        state.pending.insert(id, Arc::clone(&node));
-        state.times = Some((now, now));
-        self.queue.add(&node);
         Ok(node)
+    }
+
+    /// Shows a new node under its name, which is free.
+    pub(super) fn show_pending(&self, state: &mut DirState<B>, name: &[u8], node: &Arc<Node<B>>) {
+        let (id, kind, now) = (node.id(), node.kind(), self.core.now());
+        self.nodes.insert(node);
+        state.map_mut().insert(name, MapEntry { id, kind, published: false, damaged: false });
+        state.pending.insert(id, Arc::clone(node));
+        state.times = Some((now, now));
+        self.queue.add(node);
     }
 
     /// Makes a directory, at once.

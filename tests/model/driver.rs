@@ -11,7 +11,7 @@ use akasha::format::{EntryId, EntryKind};
 use akasha::fs::{
     Access, AttrRequest, Caller, FileSystem, FsError, Handle, NewMode, OpenFlags, View, WriteKind,
 };
-use akasha::store::{Attr, RenameFlags, TimeChange};
+use akasha::store::{Attr, NewAttr, RenameFlags, TimeChange};
 
 use super::op::{Mode, Op};
 use super::reference::{Body, NodeIndex, ROOT, Reference, Refusal};
@@ -208,10 +208,16 @@ impl Driver {
                     Mode::Replace => RenameFlags::Replace,
                     Mode::NoReplace => RenameFlags::NoReplace,
                     Mode::Exchange => RenameFlags::Exchange,
+                    Mode::Whiteout => {
+                        RenameFlags::Whiteout(NewAttr { mode: 0, uid: CALLER.uid, gid: CALLER.gid })
+                    }
                 };
                 let real = self.fs.rename((from_ino, &from_name), (to_ino, &to_name), flags);
                 let model = self.model.rename((from_node, &from_name), (to_node, &to_name), *mode);
-                both(real, model)?;
+                if both(real, model)?.is_some() && *mode == Mode::Whiteout {
+                    let left = self.model.lookup(from_node, &from_name);
+                    self.made(self.fs.lookup(from_ino, &from_name), left)?;
+                }
             }
             Op::Link { from, to } => {
                 let (to_node, to_ino) = self.dir(to.0)?;

@@ -90,6 +90,7 @@ pub enum Mode {
     Replace,
     NoReplace,
     Exchange,
+    Whiteout,
 }
 
 /// One operation.
@@ -334,6 +335,7 @@ impl Op {
                 let mode = match rng.below(6) {
                     0 => Mode::NoReplace,
                     1 => Mode::Exchange,
+                    2 if rng.below(3) == 0 => Mode::Whiteout,
                     _ => Mode::Replace,
                 };
                 Op::Rename { from: (dir, name), to, mode }

@@ -233,7 +233,9 @@ impl Reference {
             {
                 wrong.push(libc::EINVAL);
             }
-            (Ok(target), Mode::Replace) if moved.as_ref().is_ok_and(|moved| moved != target) => {
+            (Ok(target), Mode::Replace | Mode::Whiteout)
+                if moved.as_ref().is_ok_and(|moved| moved != target) =>
+            {
                 let moves_dir = moved.as_ref().is_ok_and(|&moved| self.is_dir(moved));
                 match (moves_dir, self.is_dir(*target)) {
                     (true, false) => wrong.push(libc::ENOTDIR),
@@ -259,7 +261,7 @@ impl Reference {
         if target.as_ref() == Ok(&moved) {
             return Ok(());
         }
-        if let (Ok(target), Mode::Replace) = (&target, mode)
+        if let (Ok(target), Mode::Replace | Mode::Whiteout) = (&target, mode)
             && !self.is_dir(*target)
         {
             self.nodes[*target].links -= 1;
@@ -274,6 +276,9 @@ impl Reference {
             if self.is_dir(target) {
                 self.nodes[target].parent = from.0;
             }
+        }
+        if mode == Mode::Whiteout {
+            self.make(from.0, from.1, Body::Special(EntryKind::CharDevice, 0), 0)?;
         }
         Ok(())
     }

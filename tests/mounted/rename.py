@@ -3,10 +3,11 @@
 import ctypes
 import errno
 import os
+import stat
 
 from common import main
 
-NOREPLACE, EXCHANGE = 1, 2
+NOREPLACE, EXCHANGE, WHITEOUT = 1, 2, 4
 libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -82,6 +83,20 @@ def do(directory):
     renameat2("c/inside", "d", EXCHANGE)
     assert get("d") == b"inside" and get("c/inside") == b"b"
     refused(errno.ENOENT, renameat2, "d", "nothing", EXCHANGE)
+    # WHITEOUT leaves a device with the number 0 behind, of a file and of a directory, also of one that is being written.
+    put("white", b"white")
+    put("black", b"black")
+    renameat2("white", "black", WHITEOUT)
+    os.mkdir("white dir")
+    renameat2("white dir", "gone dir", WHITEOUT)
+    with open("late", "wb") as file:
+        file.write(b"lat")
+        file.flush()
+        renameat2("late", "later", WHITEOUT)
+        file.write(b"er")
+    check_whiteouts()
+    refused(errno.ENOENT, renameat2, "nothing", "anything", WHITEOUT)
+    refused(errno.EINVAL, renameat2, "black", "white", WHITEOUT | NOREPLACE | EXCHANGE)
     # Directories: moved with what is in them, over an empty one, not over a full one or into themselves.
     os.makedirs("tree/sub/deep")
     put("tree/sub/deep/leaf", b"leaf")
@@ -111,9 +126,18 @@ def do(directory):
     check(".")
 
 
+def check_whiteouts():
+    for name in ("white", "white dir", "late"):
+        left = os.lstat(name)
+        assert stat.S_ISCHR(left.st_mode) and stat.S_IMODE(left.st_mode) == 0 and left.st_rdev == 0, (name, left)
+    assert get("black") == b"white" and get("later") == b"later" and os.listdir("gone dir") == []
+
+
 def check(directory):
     os.chdir(directory)
-    assert sorted(os.listdir(".")) == sorted("old moved b c d tree empty final one two".split())
+    whiteouts = ["white", "black", "white dir", "gone dir", "late", "later"]
+    assert sorted(os.listdir(".")) == sorted("old moved b c d tree empty final one two".split() + whiteouts)
+    check_whiteouts()
     assert get("old") == b"new" and get("moved") == b"HALF, whole!"
     assert get("b") == b"a" and get("d") == b"inside" and get("c/inside") == b"b"
     assert get("empty/deep/leaf") == b"leaf" and os.listdir("tree") == []

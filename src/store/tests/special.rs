@@ -159,3 +159,53 @@ fn what_was_looked_up_before_it_lost_its_name_is_whole_or_stale() {
     store.close().unwrap();
     assert_eq!(tree_files(&disk).len(), 2);
 }
+
+/// A whiteout and the rename that leaves it are durable when it returns. Before that a cut may leave the rename without it,
+/// but never a whiteout in the place of a file that did not get its new name.
+#[test]
+fn a_whiteout_is_left_durably_and_never_instead_of_the_file() {
+    let whiteout = RenameFlags::Whiteout(NewAttr { mode: 0, ..NEW });
+    let (before, after) = (noise(9000, 1), noise(5000, 2));
+    for across in [false, true] {
+        let start = vault();
+        let store = mount(&start);
+        let root = store.root();
+        let dir = store.mkdir(&root, b"dir", &NewAttr { mode: 0o755, ..NEW }).unwrap();
+        put(&store, &dir, b"target", &before);
+        put(&store, if across { &root } else { &dir }, b"file", &after);
+        store.close().unwrap();
+        let (mut cut, mut is_over) = (0, false);
+        while !is_over {
+            let disk = start.crash(&CrashRule::Everything);
+            let store = mount(&disk);
+            let root = store.root();
+            let dir = store.lookup(&root, b"dir").unwrap();
+            let from = if across { &root } else { &dir };
+            disk.cut_at(disk.operations() + cut);
+            is_over = store.rename(from, b"file", &dir, b"target", whiteout).is_ok();
+            for rule in CrashRule::battery(0, 0..1) {
+                let disk = disk.crash(&rule);
+                let store = mount(&disk);
+                let root = store.root();
+                let dir = store.lookup(&root, b"dir").unwrap();
+                let from = if across { &root } else { &dir };
+                let target = get(&store, &dir, b"target").unwrap();
+                let left = store.lookup(from, b"file").map(|node| node.kind());
+                let place = format!("across {across}, cut {cut}, {rule:?}: {left:?}");
+                match left {
+                    Ok(EntryKind::File) => {
+                        assert_eq!(get(&store, from, b"file").unwrap(), after, "{place}");
+                        // btrfs may show what moves between directories in both.
+                        let is_old = target == before || across && target == after;
+                        assert!(!is_over && is_old, "{place}");
+                    }
+                    Ok(EntryKind::CharDevice) => assert_eq!(target, after, "{place}"),
+                    Err(_) => assert!(!is_over && target == after, "{place}"),
+                    Ok(_) => panic!("{place}"),
+                }
+            }
+            cut += 1;
+        }
+        assert!(cut > 5, "{cut}");
+    }
+}
