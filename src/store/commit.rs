@@ -241,7 +241,7 @@ impl<B: Backing> Store<B> {
         };
         if lost.is_some() {
             error!("entry {:016x}: a sync failed, uncommitted changes are lost", node.id().get());
-            self.invalid.lock().push(node.id());
+            self.invalid.lock().insert(node.id());
             self.queue.remove_if_done(node);
         }
     }
@@ -425,12 +425,12 @@ impl<B: Backing> Store<B> {
             let fd = spot.dir.dir_fd(core)?;
             self.refresh_attr(node, finished)?;
             spot.dir.hold_times(core, locked.of(&spot.dir))?;
-            // As `takes_layers_along`: a second name of the old version needs its layers.
+            // As `takes_layers_along`: a second name of the old version needs its layers, and if that cannot be told it has one.
             let shared = !finished.dropped.is_empty()
-                && core
+                && !core
                     .backing
                     .stat(&fd, crate::backing::At::Name(&backing))
-                    .is_ok_and(|stat| stat.nlink > 1);
+                    .is_ok_and(|stat| stat.nlink < 2);
             let top = node.file()?.state.read().top.clone();
             match top.filter(|_| finished.keeps_top) {
                 Some(top) => {

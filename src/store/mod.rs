@@ -21,7 +21,7 @@
 //!
 //! The same code runs on the real and on the simulated disk; it starts no threads of its own.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -211,7 +211,7 @@ pub struct Store<B: Backing> {
     /// When the directories were last settled.
     settled_last: Mutex<Duration>,
     /// Files whose cached pages the kernel must forget.
-    invalid: Mutex<Vec<EntryId>>,
+    invalid: Mutex<HashSet<EntryId>>,
     /// Held until the store is closed or dropped.
     lock: Mutex<Option<B::Lock>>,
 }
@@ -278,7 +278,7 @@ impl<B: Backing> Store<B> {
             exchanges: Mutex::new(()),
             touched: Mutex::new(Vec::new()),
             settled_last: Mutex::new(Duration::ZERO),
-            invalid: Mutex::new(Vec::new()),
+            invalid: Mutex::new(HashSet::new()),
             lock: Mutex::new(lock),
         }))
     }
@@ -405,13 +405,26 @@ impl<B: Backing> Store<B> {
             None => match self.core.geometry.classify(stat.len) {
                 LengthClass::Simple { size } => size,
                 // Its size is sealed in its tail. What is damaged can still be looked at and removed.
-                LengthClass::Mapped => node.size(&self.core).unwrap_or(0),
+                LengthClass::Mapped => self.shown_size(node)?,
                 LengthClass::Stub | LengthClass::Invalid => 0,
             },
         };
         let allocated = allocated.unwrap_or_else(|| self.allocated_unopened(node, stat.len));
         attr.blocks_512 = allocated.div_ceil(512);
         Ok(with_edit_times(attr, edited))
+    }
+
+    /// The size that a tail must tell: 0 if it cannot be read, which the kernel must not believe for longer than this answer.
+    fn shown_size(&self, node: &Arc<Node<B>>) -> Result<u64> {
+        match node.size(&self.core) {
+            Ok(size) => Ok(size),
+            // An empty file would be copied as one.
+            Err(error) if error.is_passing() => Err(error),
+            Err(_) => {
+                self.invalid.lock().insert(node.id());
+                Ok(0)
+            }
+        }
     }
 
     /// Sets attributes, at once, on the published version and on the one that waits; returns them all.
@@ -693,7 +706,7 @@ impl<B: Backing> Store<B> {
 
     /// Files whose cached pages show changes that were lost: the kernel must forget them.
     pub fn take_invalid(&self) -> Vec<EntryId> {
-        std::mem::take(&mut *self.invalid.lock())
+        self.invalid.lock().drain().collect()
     }
 
     /// Commits everything, removes what is dead, and lets go of the vault. Whatever happens, later operations are the

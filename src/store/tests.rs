@@ -12,6 +12,7 @@ use crate::format::Geometry;
 use crate::format::config::{self, ConfigParams, KdfParams};
 
 mod check;
+mod faults;
 mod names;
 mod sides;
 mod space;

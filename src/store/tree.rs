@@ -526,7 +526,7 @@ impl<B: Backing> Store<B> {
             && self.nodes.get(id).is_some_and(|n| matches!(n.place.lock().home, Home::Tree(_)));
         kind == EntryKind::File
             && !elsewhere
-            && !self.is_inode(id)
+            && !self.may_be_inode(id)
             && self.core.backing.stat(fd, crate::backing::At::Name(backing)).is_ok_and(|stat| {
                 stat.nlink < 2 && self.core.geometry.classify(stat.len) == LengthClass::Mapped
             })
