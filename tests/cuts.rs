@@ -47,12 +47,13 @@ struct Tally {
 }
 
 /// The files of a vault that holds nothing.
-const SKELETON: [&[u8]; 8] = [
+const SKELETON: [&[u8]; 9] = [
     b".akasha",
     b".akasha/clean",
     b".akasha/inodes",
     b".akasha/layers",
     b".akasha/lock",
+    b".akasha/reserve",
     b".akasha/tmp",
     b".akasha/vault.toml",
     b".akasha/xattrs",

@@ -467,6 +467,11 @@ impl TempFile for OsTemp {
         Ok(retry_on_intr(|| rustix::fs::ftruncate(&self.fd, len))?)
     }
 
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        let mode = FallocateFlags::KEEP_SIZE;
+        Ok(retry_on_intr(|| rustix::fs::fallocate(&self.fd, mode, 0, len))?)
+    }
+
     fn reserve(&self, offset: u64, len: u64) -> io::Result<()> {
         if !self.can_reserve || len == 0 {
             return Ok(());

@@ -82,7 +82,17 @@ impl<B: Backing> Store<B> {
             waiting.sort_by_key(|node| node.id());
             waiting.dedup_by_key(|node| node.id());
             // Whoever is in the way of one of these is committed along with them in the next round.
-            first = self.commit_once(&waiting, take)?;
+            first = match self.commit_once(&waiting, take) {
+                Err(error) if error.is_full() => {
+                    // What is small gets the room that is kept for it; the rest is told in the next round.
+                    let small = self.relieved(&waiting);
+                    if small.is_empty() {
+                        return Err(error);
+                    }
+                    self.commit_once(&small, take)?
+                }
+                committed => committed?,
+            };
         }
         Err(StoreError::Io {
             what: "commit files that keep changing places",
@@ -667,6 +677,7 @@ impl<B: Backing> Store<B> {
             self.finish_sides();
             self.settle_all();
             self.core.spares.clear(&self.core);
+            self.reserve.fill(&self.core);
         }
         self.cache.trim();
         // Whoever changes something wakes this up before its time.

@@ -15,6 +15,7 @@
 //! | `layer`, `snapshot` | committed versions |
 //! | `temp`, `finish`, `commit` | the way of an edit into the tree; `commit` is the protocol |
 //! | `durable` | names that must survive a cut |
+//! | `reserve` | room for small changes on a full disk |
 //! | `queue`, `residents`, `gate` | who waits, what is resident, syncs shared |
 //! | `check` | whether everything in a vault authenticates: reads, takes no lock, changes nothing |
 //! | `lock`, `recover`, `intent` | before the first operation of a mount |
@@ -56,6 +57,7 @@ mod publish_names;
 mod queue;
 mod recover;
 mod rename;
+mod reserve;
 mod residents;
 mod runs;
 mod settle;
@@ -87,6 +89,7 @@ use gate::SyncGate;
 use gone_names::GoneNames;
 use node::{Body, Home, Place};
 use queue::{DirCache, Nodes, Queue};
+use reserve::Reserve;
 use tree::has_handles;
 
 /// Name of the control directory in the vault.
@@ -210,6 +213,8 @@ pub struct Store<B: Backing> {
     touched: Mutex<Vec<Arc<Node<B>>>>,
     /// When the directories were last settled.
     settled_last: Mutex<Duration>,
+    /// Room for the day on which the disk is full.
+    reserve: Reserve,
     /// Files whose cached pages the kernel must forget.
     invalid: Mutex<HashSet<EntryId>>,
     /// Held until the store is closed or dropped.
@@ -258,6 +263,10 @@ impl<B: Backing> Store<B> {
             core.hide_name(inode, name);
         }
         core.find_sides()?;
+        let reserve = Reserve::default();
+        if !core.options.read_only {
+            reserve.fill(&core);
+        }
         let place = Place::new(None, Home::Root, 0);
         let root = Node::new(EntryId::ROOT, EntryKind::Dir, place);
         let nodes = Nodes::new();
@@ -278,6 +287,7 @@ impl<B: Backing> Store<B> {
             exchanges: Mutex::new(()),
             touched: Mutex::new(Vec::new()),
             settled_last: Mutex::new(Duration::ZERO),
+            reserve,
             invalid: Mutex::new(HashSet::new()),
             lock: Mutex::new(lock),
         }))
@@ -672,6 +682,9 @@ impl<B: Backing> Store<B> {
         if node.place.lock().is_nameless() {
             // Unlinked: nothing of it will ever be published.
             return Ok(());
+        }
+        if self.is_small_change(node) {
+            return self.with_reserve(|| node.complete_edit(&self.core));
         }
         node.complete_edit(&self.core)
     }

@@ -73,12 +73,13 @@ impl<B: Backing> Store<B> {
         self.keep_shown_name(to_dir, to_name)?;
         if flags == RenameFlags::Exchange {
             self.keep_shown_name(dir, name)?;
-            self.exchange(dir, name, to_dir, to_name)?;
+            self.with_reserve(|| self.exchange(dir, name, to_dir, to_name))?;
             self.note_moved(dir, name);
             self.note_moved(to_dir, to_name);
             return Ok(());
         }
-        self.try_until(|| self.try_rename(dir, name, to_dir, to_name, flags))?;
+        let rename = || self.try_rename(dir, name, to_dir, to_name, flags);
+        self.with_reserve(|| self.try_until(rename))?;
         self.note_moved(to_dir, to_name);
         Ok(())
     }

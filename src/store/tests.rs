@@ -13,6 +13,7 @@ use crate::format::config::{self, ConfigParams, KdfParams};
 
 mod check;
 mod faults;
+mod full_disk;
 mod names;
 mod sides;
 mod space;

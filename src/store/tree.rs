@@ -286,7 +286,7 @@ impl<B: Backing> Store<B> {
     /// Removes a file's name.
     pub fn unlink(&self, dir: &Arc<Node<B>>, name: &[u8]) -> Result<()> {
         self.check_change(name)?;
-        self.try_until(|| {
+        let unlink = || {
             if let Some(tried) = self.unlink_waiting(dir, name)? {
                 return Ok(tried);
             }
@@ -294,7 +294,8 @@ impl<B: Backing> Store<B> {
                 Some(tried) => Ok(tried),
                 None => self.try_unlink(dir, name),
             }
-        })
+        };
+        self.with_reserve(|| self.try_until(unlink))
     }
 
     /// unlink of what the mount moved here and the backing tree still holds elsewhere; `None` if it is not like that.
@@ -582,7 +583,7 @@ impl<B: Backing> Store<B> {
     /// Removes an empty directory.
     pub fn rmdir(&self, dir: &Arc<Node<B>>, name: &[u8]) -> Result<()> {
         self.check_change(name)?;
-        self.try_until(|| {
+        let rmdir = || {
             let child = {
                 let state = self.lock_dir(dir)?;
                 let entry = state.map().get(name).ok_or(StoreError::NotFound)?;
@@ -609,7 +610,8 @@ impl<B: Backing> Store<B> {
             state.replaces.remove(name);
             self.changed_names(state);
             Ok(Tried::Done(()))
-        })
+        };
+        self.with_reserve(|| self.try_until(rmdir))
     }
 
     /// Removes the empty directory `child` natively from `spot`.
