@@ -9,6 +9,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use log::{debug, info, warn};
 use parking_lot::Mutex;
@@ -44,7 +45,7 @@ impl Reserve {
     /// Allocates it, unless it is there or there is too little room. What fails is tried again later.
     pub fn fill<B: Backing>(&self, core: &Core<B>) {
         let mut held = self.held.lock();
-        if !*held {
+        if !*held || core.is_short.load(Ordering::Relaxed) {
             match make(core) {
                 Ok(made) => *held = made,
                 Err(error) => debug!("no room is kept in reserve: {error}"),
@@ -75,6 +76,10 @@ impl Reserve {
 fn make<B: Backing>(core: &Core<B>) -> io::Result<bool> {
     let space = core.backing.space(&core.control)?;
     let len = len_on(&space);
+    let has_room = space.blocks_avail.saturating_mul(space.unit_len) >= 2 * len.max(LEN_MIN);
+    if has_room {
+        core.is_short.store(false, Ordering::Relaxed);
+    }
     if len < LEN_MIN {
         return Ok(false);
     }
@@ -89,7 +94,7 @@ fn make<B: Backing>(core: &Core<B>) -> io::Result<bool> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }
-    if space.blocks_avail.saturating_mul(space.unit_len) < 2 * len {
+    if !has_room {
         return Ok(false);
     }
     let file = core.backing.create_temp(&core.control, NAME, 0o600)?;
@@ -124,11 +129,16 @@ impl<B: Backing> Store<B> {
         }
     }
 
-    /// Those of `nodes` whose commit is small enough for the reserve, which is given up if there are any.
+    /// After a commit that found no room: those of `nodes` that are small enough for the reserve, if trying them again may help.
+    /// Then they are sealed with nothing but what changed, and the reserve is given up.
     pub(super) fn relieved(&self, nodes: &[Arc<Node<B>>]) -> Vec<Arc<Node<B>>> {
         let is_small = |node: &&Arc<Node<B>>| self.is_small_change(node);
         let small: Vec<_> = nodes.iter().filter(is_small).cloned().collect();
-        if small.is_empty() || !self.reserve.give_up(&self.core) { Vec::new() } else { small }
+        if small.is_empty() {
+            return small;
+        }
+        let was_short = self.core.is_short.swap(true, Ordering::Relaxed);
+        if self.reserve.give_up(&self.core) || !was_short { small } else { Vec::new() }
     }
 
     /// Whether what is still to be written of a file's next version is little.
