@@ -47,12 +47,13 @@ struct Tally {
 }
 
 /// The files of a vault that holds nothing.
-const SKELETON: [&[u8]; 8] = [
+const SKELETON: [&[u8]; 9] = [
     b".akasha",
     b".akasha/clean",
     b".akasha/inodes",
     b".akasha/layers",
     b".akasha/lock",
+    b".akasha/reserve",
     b".akasha/tmp",
     b".akasha/vault.toml",
     b".akasha/xattrs",
@@ -82,6 +83,33 @@ fn judge(disk: &SimDisk, clock: &Arc<TestClock>, oracle: &Oracle) -> Result<View
         }
     }
     checked.map(|()| seen)
+}
+
+/// A mount that meets `fault` fails, or shows what it must; without the fault the next one does.
+fn mount_with(run: &Run, fault: faulty::Fault) -> Result<(), String> {
+    let disk = run.disk.crash(&CrashRule::Everything);
+    if fault.stays {
+        disk.fail_from(fault.nth, fault.code, move |kind| kind == fault.kind);
+    } else {
+        disk.fail(fault.nth, fault.code, move |kind| kind == fault.kind);
+    }
+    if let Ok(store) = mount(&disk, &run.clock, 0xaa) {
+        // What is looked at meanwhile fails, or not.
+        let _ = view(&store);
+        disk.heal();
+        let checked = view(&store).and_then(|view| run.oracle.check(&view));
+        match checked {
+            // What the disk fails to read is damage, and shown as that until it is looked at again.
+            Err(what) if fault.code == libc::EIO && what.contains("akasha-damaged-") => {}
+            checked => checked.map_err(|what| format!("with the fault: {what}"))?,
+        }
+        // A sync that failed may have its consequences: the next mount is what counts.
+        let _ = store.close();
+    }
+    disk.heal();
+    judge(&disk, &run.clock, &run.oracle)
+        .and_then(|seen| use_on(&disk, &run.clock, &seen))
+        .map_err(|what| format!("afterwards: {what}"))
 }
 
 /// A second mount sees the same; what is removed leaves nothing.
@@ -381,14 +409,40 @@ fn a_disk_that_lies_is_found_out() {
     }
 }
 
-/// Calls whose failure is tried, with the codes.
+/// The codes that a call can give. EINTR comes from calls that `OsDisk` must not repeat: those that change names
+/// (the change may have happened) and syncs.
 fn codes(kind: CallKind) -> &'static [i32] {
+    const OPENS: &[i32] = &[libc::EIO, libc::EMFILE, libc::ENFILE];
+    const GROWS: &[i32] = &[libc::EIO, libc::ENOSPC, libc::EDQUOT];
+    const NAMES: &[i32] = &[libc::EIO, libc::ENOSPC, libc::EDQUOT, libc::EINTR];
+    const OPENS_AND_GROWS: &[i32] =
+        &[libc::EIO, libc::ENOSPC, libc::EDQUOT, libc::EMFILE, libc::ENFILE];
     match kind {
-        CallKind::Write | CallKind::CreateTemp | CallKind::Rename | CallKind::Mkdir => {
-            &[libc::EIO, libc::ENOSPC]
-        }
-        CallKind::Reserve | CallKind::SetLen | CallKind::SetXattr => &[libc::ENOSPC],
-        _ => &[libc::EIO],
+        // A listing and an attribute of a name open a descriptor of their own.
+        CallKind::OpenDir
+        | CallKind::Open
+        | CallKind::OpenTemp
+        | CallKind::List
+        | CallKind::GetXattr
+        | CallKind::ListXattrs => OPENS,
+        CallKind::CreateTemp | CallKind::SetXattr | CallKind::Lock => OPENS_AND_GROWS,
+        CallKind::Write | CallKind::WriteNote | CallKind::Reserve | CallKind::SetLen => GROWS,
+        CallKind::Mkdir
+        | CallKind::Rename
+        | CallKind::Link
+        | CallKind::Unlink
+        | CallKind::Rmdir
+        | CallKind::Sync
+        | CallKind::SyncDir
+        | CallKind::SyncAll => NAMES,
+        CallKind::Map => &[libc::EIO, libc::ENOMEM, libc::ENFILE],
+        CallKind::Root
+        | CallKind::Stat
+        | CallKind::Space
+        | CallKind::Read
+        | CallKind::CopyOut
+        | CallKind::SetAttr
+        | CallKind::StartWriteback => &[libc::EIO],
     }
 }
 
@@ -416,7 +470,7 @@ fn a_failed_call_is_told_or_harmless() {
                     }
                 }
             }
-            while !all && faults.len() > 4 {
+            while !all && faults.len() > codes(kind).len() {
                 faults.swap_remove(dice.next_u64() as usize % faults.len());
             }
             for fault in faults {
@@ -428,6 +482,40 @@ fn a_failed_call_is_told_or_harmless() {
                 if let Err(what) = caught(|| faulty::run(&script, fault)) {
                     let name = &script.name;
                     failures.push(format!("AKASHA_SCRIPT='{name}' AKASHA_FAULT='{shown}': {what}"));
+                }
+            }
+        }
+    }
+    eprintln!("{tried} faults");
+    let list: Vec<String> = failures.iter().take(40).cloned().collect();
+    assert!(failures.is_empty(), "{} failures, such as:\n{}", failures.len(), list.join("\n"));
+}
+
+#[test]
+fn a_mount_that_a_call_fails_is_refused_or_whole() {
+    let mut failures = Vec::new();
+    let mut tried = 0;
+    for (name, part) in
+        [("many", 2), ("replace", 3), ("mapped", 3), ("exchange", 2), ("long names", 3)]
+    {
+        let script = scripts::named(name);
+        let mut whole = Run::new(&script);
+        whole.run(&script.ops).expect("runs on a disk without faults");
+        let mut run = Run::new(&script);
+        run.disk.cut_at(whole.disk.operations() * part / 4);
+        run.run(&script.ops).expect("runs until the cut");
+        let counted = run.disk.crash(&CrashRule::Everything);
+        let store = mount(&counted, &run.clock, 0xaa).expect("mounts what a cut left");
+        view(&store).expect("shows what a cut left");
+        for (kind, count) in counted.counters().calls {
+            for (nth, code) in (1..=count).flat_map(|nth| codes(kind).iter().map(move |c| (nth, c)))
+            {
+                for stays in [false, true] {
+                    let fault = faulty::Fault { kind, nth, code: *code, stays };
+                    tried += 1;
+                    if let Err(what) = caught(|| mount_with(&run, fault)) {
+                        failures.push(format!("{name:?}, {fault:?}: {what}"));
+                    }
                 }
             }
         }

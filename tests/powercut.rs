@@ -381,7 +381,8 @@ fn check_skeleton(start: &Start, disk: &SimDisk) -> Result<(), String> {
         .paths()
         .into_iter()
         .filter(|(path, kind, _)| {
-            let known: [&[u8]; 3] = [b".akasha/vault.toml", b".akasha/lock", b".akasha/clean"];
+            let known: [&[u8]; 4] =
+                [b".akasha/vault.toml", b".akasha/lock", b".akasha/clean", b".akasha/reserve"];
             *kind != FileKind::Dir && !known.contains(&&path[..])
                 || *kind == FileKind::Dir && !path.starts_with(b".akasha")
         })

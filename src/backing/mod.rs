@@ -190,6 +190,12 @@ pub trait TempFile: Send + Sync + 'static {
     /// # Errors
     /// `ENOSPC`, `EDQUOT`.
     fn reserve(&self, offset: u64, len: u64) -> io::Result<()>;
+    /// Allocates `len` bytes from the start on without changing the length, for a file that is never written: to have
+    /// them free again when it is removed.
+    ///
+    /// # Errors
+    /// `ENOSPC`, `EDQUOT`; `EOPNOTSUPP` where the filesystem cannot.
+    fn allocate(&self, len: u64) -> io::Result<()>;
     /// Attributes of the open file.
     fn stat(&self) -> io::Result<Stat>;
     /// Changes attributes.

@@ -55,7 +55,7 @@ pub(super) struct Owner {
 /// created by the one and written by the other costs a SETATTR more.
 pub(super) fn checked_owner(fd: &OwnedFd, wanted: FileKind) -> io::Result<Owner> {
     let mask = StatxFlags::TYPE | StatxFlags::MODE | StatxFlags::UID | StatxFlags::GID;
-    let raw = rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, mask)?;
+    let raw = retry_on_intr(|| rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, mask))?;
     let mode = u32::from(raw.stx_mode);
     match RawKind(FileType::from_raw_mode(mode)).refuse(wanted) {
         Some(refusal) => Err(refusal),
@@ -64,7 +64,7 @@ pub(super) fn checked_owner(fd: &OwnedFd, wanted: FileKind) -> io::Result<Owner>
 }
 
 pub(super) fn stat_at(dir: BorrowedFd<'_>, name: &[u8]) -> io::Result<(Stat, RawKind)> {
-    let raw = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    let raw = retry_on_intr(|| rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW))?;
     Ok((stat_of(&raw), RawKind(FileType::from_raw_mode(raw.st_mode))))
 }
 
@@ -95,13 +95,13 @@ pub(super) fn change_open(fd: BorrowedFd<'_>, change: &AttrChange) -> io::Result
     // The owner first: chown(2) clears set-id bits.
     if change.uid.is_some() || change.gid.is_some() {
         let (uid, gid) = owner_of(change);
-        rustix::fs::fchown(fd, uid, gid)?;
+        retry_on_intr(|| rustix::fs::fchown(fd, uid, gid))?;
     }
     if let Some(mode) = change.mode {
-        rustix::fs::fchmod(fd, Mode::from_raw_mode(mode))?;
+        retry_on_intr(|| rustix::fs::fchmod(fd, Mode::from_raw_mode(mode)))?;
     }
     if let Some(times) = times_of(change) {
-        rustix::fs::futimens(fd, &times)?;
+        retry_on_intr(|| rustix::fs::futimens(fd, &times))?;
     }
     Ok(())
 }
@@ -179,13 +179,22 @@ pub(super) fn has_file_capabilities() -> bool {
         && capabilities(None).is_ok_and(|sets| sets.effective.contains(wanted))
 }
 
-pub(super) fn pread_exact(
-    fd: BorrowedFd<'_>,
+pub(super) fn pread_exact(fd: BorrowedFd<'_>, offset: u64, out: &mut [u8]) -> io::Result<()> {
+    fill(offset, out, |out, offset| rustix::io::pread(fd, out, offset))
+}
+
+pub(super) fn pwrite_all(fd: BorrowedFd<'_>, offset: u64, bytes: &[u8]) -> io::Result<()> {
+    drain(offset, bytes, |bytes, offset| rustix::io::pwrite(fd, bytes, offset))
+}
+
+/// Fills `out` by as many calls of `read` as it takes.
+fn fill(
     mut offset: u64,
     mut out: &mut [u8],
+    mut read: impl FnMut(&mut [u8], u64) -> Result<usize, Errno>,
 ) -> io::Result<()> {
     while !out.is_empty() {
-        let filled = retry_on_intr(|| rustix::io::pread(fd, &mut *out, offset))?;
+        let filled = retry_on_intr(|| read(out, offset))?;
         if filled == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
@@ -195,9 +204,14 @@ pub(super) fn pread_exact(
     Ok(())
 }
 
-pub(super) fn pwrite_all(fd: BorrowedFd<'_>, mut offset: u64, mut bytes: &[u8]) -> io::Result<()> {
+/// Hands all of `bytes` to as many calls of `write` as it takes.
+fn drain(
+    mut offset: u64,
+    mut bytes: &[u8],
+    mut write: impl FnMut(&[u8], u64) -> Result<usize, Errno>,
+) -> io::Result<()> {
     while !bytes.is_empty() {
-        match retry_on_intr(|| rustix::io::pwrite(fd, bytes, offset))? {
+        match retry_on_intr(|| write(bytes, offset))? {
             0 => return Err(Errno::NOSPC.into()),
             written => {
                 bytes = &bytes[written..];
@@ -206,4 +220,63 @@ pub(super) fn pwrite_all(fd: BorrowedFd<'_>, mut offset: u64, mut bytes: &[u8]) 
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    const TEXT: &[u8] = b"in pieces of one, two and three bytes, with interruptions";
+
+    /// What a call gives next: an interruption, or at most so many bytes.
+    fn answers() -> impl FnMut() -> Result<usize, Errno> {
+        let mut calls = 0;
+        move || {
+            calls += 1;
+            if calls % 4 == 0 { Err(Errno::INTR) } else { Ok(calls % 4) }
+        }
+    }
+
+    #[test]
+    fn short_and_interrupted_reads_are_continued() {
+        let mut next = answers();
+        let mut out = vec![0; TEXT.len() - 5];
+        fill(5, &mut out, |out, offset| {
+            let at = offset as usize;
+            let len = next()?.min(out.len());
+            out[..len].copy_from_slice(&TEXT[at..at + len]);
+            Ok(len)
+        })
+        .unwrap();
+        assert_eq!(out, TEXT[5..]);
+        let ended = fill(0, &mut out, |_, _| Ok(0)).unwrap_err();
+        assert_eq!(ended.kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[test]
+    fn short_and_interrupted_writes_are_continued() {
+        let mut next = answers();
+        let mut file = vec![0; 5 + TEXT.len()];
+        drain(5, TEXT, |bytes, offset| {
+            let at = offset as usize;
+            let len = next()?.min(bytes.len());
+            file[at..at + len].copy_from_slice(&bytes[..len]);
+            Ok(len)
+        })
+        .unwrap();
+        assert_eq!(file[5..], *TEXT);
+        let full = drain(0, TEXT, |_, _| Ok(0)).unwrap_err();
+        assert_eq!(full.raw_os_error(), Some(libc::ENOSPC));
+    }
+
+    #[test]
+    fn a_short_write_that_then_fails_is_an_error() {
+        let mut calls = 0;
+        let failed = drain(0, TEXT, |bytes, _| {
+            calls += 1;
+            if calls == 1 { Ok(bytes.len() / 2) } else { Err(Errno::DQUOT) }
+        });
+        assert_eq!(failed.unwrap_err().raw_os_error(), Some(libc::EDQUOT));
+    }
 }

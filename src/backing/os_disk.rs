@@ -1,5 +1,8 @@
 //! [`Backing`] in system calls: no policy, no cache, no retry but after EINTR.
 //!
+//! A call that an interruption leaves undone, or that is the same when done twice, is made again. One that changes a name may
+//! have happened (on a network filesystem), and after a sync that ended early nothing is known: those are errors.
+//!
 //! Invariants: every object is reached by one name relative to a held descriptor, through
 //! openat2(2) with `RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV` (openat(2) with
 //! `O_NOFOLLOW` where the kernel has no openat2), with `O_NONBLOCK` so that a planted fifo cannot
@@ -196,7 +199,7 @@ impl Backing for OsDisk {
 
     fn stat(&self, dir: &OsDir, at: At<'_>) -> io::Result<Stat> {
         match at {
-            At::This => Ok(stat_of(&rustix::fs::fstat(&dir.fd)?)),
+            At::This => Ok(stat_of(&retry_on_intr(|| rustix::fs::fstat(&dir.fd))?)),
             At::Name(name) => {
                 check_name(name)?;
                 Ok(stat_at(dir.fd.as_fd(), name)?.0)
@@ -217,13 +220,13 @@ impl Backing for OsDisk {
         let nofollow = AtFlags::SYMLINK_NOFOLLOW;
         if change.uid.is_some() || change.gid.is_some() {
             let (uid, gid) = owner_of(change);
-            rustix::fs::chownat(&dir.fd, name, uid, gid, nofollow)?;
+            retry_on_intr(|| rustix::fs::chownat(&dir.fd, name, uid, gid, nofollow))?;
         }
         if let Some(mode) = change.mode {
             chmod_nofollow(dir.fd.as_fd(), name, mode)?;
         }
         if let Some(times) = times_of(change) {
-            rustix::fs::utimensat(&dir.fd, name, &times, nofollow)?;
+            retry_on_intr(|| rustix::fs::utimensat(&dir.fd, name, &times, nofollow))?;
         }
         Ok(())
     }
@@ -234,7 +237,7 @@ impl Backing for OsDisk {
         let mut len = XATTR_FIRST_TRY_LEN;
         loop {
             let mut value = vec![0; len];
-            match rustix::fs::fgetxattr(fd, key, value.as_mut_slice()) {
+            match retry_on_intr(|| rustix::fs::fgetxattr(fd, key, value.as_mut_slice())) {
                 Ok(filled) => {
                     value.truncate(filled);
                     return Ok(Some(value));
@@ -252,7 +255,7 @@ impl Backing for OsDisk {
         let mut len = XATTR_FIRST_TRY_LEN;
         loop {
             let mut names = vec![0; len];
-            match rustix::fs::flistxattr(fd, names.as_mut_slice()) {
+            match retry_on_intr(|| rustix::fs::flistxattr(fd, names.as_mut_slice())) {
                 Ok(filled) => {
                     let names = names[..filled].split(|byte| *byte == 0);
                     return Ok(names.filter(|name| !name.is_empty()).map(<[u8]>::to_vec).collect());
@@ -274,8 +277,11 @@ impl Backing for OsDisk {
         let object = self.open_any(dir, at)?;
         let fd = object.as_fd();
         match value {
-            Some(value) => Ok(rustix::fs::fsetxattr(fd, key, value, XattrFlags::empty())?),
-            None => match rustix::fs::fremovexattr(fd, key) {
+            Some(value) => {
+                let set = || rustix::fs::fsetxattr(fd, key, value, XattrFlags::empty());
+                Ok(retry_on_intr(set)?)
+            }
+            None => match retry_on_intr(|| rustix::fs::fremovexattr(fd, key)) {
                 Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(()),
                 Err(errno) => Err(errno.into()),
             },
@@ -300,7 +306,7 @@ impl Backing for OsDisk {
         let (temp, owner) = self.open_temp_with(dir, name, OFlags::CREATE | OFlags::EXCL, bits)?;
         if owner.mode != mode {
             // The umask or a default ACL had a say.
-            rustix::fs::fchmod(&temp.fd, bits)?;
+            retry_on_intr(|| rustix::fs::fchmod(&temp.fd, bits))?;
         }
         Ok(temp)
     }
@@ -436,7 +442,7 @@ impl PublishedFile for OsFile {
     type Mapping = FileMapping;
 
     fn stat(&self) -> io::Result<Stat> {
-        Ok(stat_of(&rustix::fs::fstat(&self.fd)?))
+        Ok(stat_of(&retry_on_intr(|| rustix::fs::fstat(&self.fd))?))
     }
 
     fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
@@ -461,6 +467,11 @@ impl TempFile for OsTemp {
         Ok(retry_on_intr(|| rustix::fs::ftruncate(&self.fd, len))?)
     }
 
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        let mode = FallocateFlags::KEEP_SIZE;
+        Ok(retry_on_intr(|| rustix::fs::fallocate(&self.fd, mode, 0, len))?)
+    }
+
     fn reserve(&self, offset: u64, len: u64) -> io::Result<()> {
         if !self.can_reserve || len == 0 {
             return Ok(());
@@ -473,7 +484,7 @@ impl TempFile for OsTemp {
     }
 
     fn stat(&self) -> io::Result<Stat> {
-        Ok(stat_of(&rustix::fs::fstat(&self.fd)?))
+        Ok(stat_of(&retry_on_intr(|| rustix::fs::fstat(&self.fd))?))
     }
 
     fn set_attr(&self, change: &AttrChange) -> io::Result<()> {

@@ -82,7 +82,17 @@ impl<B: Backing> Store<B> {
             waiting.sort_by_key(|node| node.id());
             waiting.dedup_by_key(|node| node.id());
             // Whoever is in the way of one of these is committed along with them in the next round.
-            first = self.commit_once(&waiting, take)?;
+            first = match self.commit_once(&waiting, take) {
+                Err(error) if error.is_full() => {
+                    // What is small gets the room that is kept for it; the rest is told in the next round.
+                    let small = self.relieved(&waiting);
+                    if small.is_empty() {
+                        return Err(error);
+                    }
+                    self.commit_once(&small, take)?
+                }
+                committed => committed?,
+            };
         }
         Err(StoreError::Io {
             what: "commit files that keep changing places",
@@ -241,7 +251,7 @@ impl<B: Backing> Store<B> {
         };
         if lost.is_some() {
             error!("entry {:016x}: a sync failed, uncommitted changes are lost", node.id().get());
-            self.invalid.lock().push(node.id());
+            self.invalid.lock().insert(node.id());
             self.queue.remove_if_done(node);
         }
     }
@@ -425,12 +435,12 @@ impl<B: Backing> Store<B> {
             let fd = spot.dir.dir_fd(core)?;
             self.refresh_attr(node, finished)?;
             spot.dir.hold_times(core, locked.of(&spot.dir))?;
-            // As `takes_layers_along`: a second name of the old version needs its layers.
+            // As `takes_layers_along`: a second name of the old version needs its layers, and if that cannot be told it has one.
             let shared = !finished.dropped.is_empty()
-                && core
+                && !core
                     .backing
                     .stat(&fd, crate::backing::At::Name(&backing))
-                    .is_ok_and(|stat| stat.nlink > 1);
+                    .is_ok_and(|stat| stat.nlink < 2);
             let top = node.file()?.state.read().top.clone();
             match top.filter(|_| finished.keeps_top) {
                 Some(top) => {
@@ -667,6 +677,7 @@ impl<B: Backing> Store<B> {
             self.finish_sides();
             self.settle_all();
             self.core.spares.clear(&self.core);
+            self.reserve.fill(&self.core);
         }
         self.cache.trim();
         // Whoever changes something wakes this up before its time.

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
@@ -94,6 +94,8 @@ pub(crate) struct Core<B: Backing> {
     pub guest_of: Option<(u32, u32)>,
     /// Plaintext bytes buffered in edits, over all files.
     pub buffered: AtomicU64,
+    /// Whether there was no room for a commit lately: then nothing is folded in, which would take more.
+    pub is_short: AtomicBool,
     /// The largest commit stamp given or seen.
     stamp: AtomicU64,
     /// The numbers of the devices seen so far: they are part of the sealed entry, and an id is of one entry for ever.
@@ -154,6 +156,7 @@ impl<B: Backing> Core<B> {
             xattrs: dirs.xattrs,
             sides: Sides::default(),
             buffered: AtomicU64::new(0),
+            is_short: AtomicBool::new(false),
             stamp: AtomicU64::new(0),
             devices: RwLock::new(HashMap::new()),
             hidden_names: Mutex::new(HashMap::new()),

@@ -269,7 +269,7 @@ impl<B: Backing> Node<B> {
             let opened = match classify_name(&raw.name) {
                 NameClass::Control | NameClass::Rescue | NameClass::Sidecar => continue,
                 NameClass::Entry => open_entry(&core.keys, self.id(), &raw.name).ok(),
-                NameClass::Long => read_sidecar(&*core.backing, &fd, &raw.name)
+                NameClass::Long => read_sidecar(&*core.backing, &fd, &raw.name)?
                     .and_then(|sealed| open_entry(&core.keys, self.id(), &sealed).ok()),
                 NameClass::Foreign => None,
             };
@@ -518,20 +518,33 @@ fn hex8(digest: &[u8]) -> String {
     data_encoding::HEXLOWER.encode(&digest[..8])
 }
 
-/// The sealed entry of a long name, if its sidecar can be read.
-pub(super) fn read_sidecar<B: Backing>(backing: &B, fd: &B::Dir, long: &[u8]) -> Option<Vec<u8>> {
+/// The sealed entry of a long name; `None` if its sidecar is damaged or missing.
+///
+/// # Errors
+/// If that cannot be told now.
+pub(super) fn read_sidecar<B: Backing>(
+    backing: &B,
+    fd: &B::Dir,
+    long: &[u8],
+) -> Result<Option<Vec<u8>>> {
     let mut name = long.to_vec();
     name.extend_from_slice(b".name");
-    let file = backing.open(fd, &name).ok()?;
-    let len = file.stat().ok()?.len;
-    // What fits a backing name has no sidecar: a second way to spell one entry is none of ours.
-    if !(SIDECAR_LEN_MIN..=SIDECAR_LEN_MAX).contains(&len) {
-        return None;
+    let read = || -> std::io::Result<Option<Vec<u8>>> {
+        let file = backing.open(fd, &name)?;
+        let len = file.stat()?.len;
+        // What fits a backing name has no sidecar: a second way to spell one entry is none of ours.
+        if !(SIDECAR_LEN_MIN..=SIDECAR_LEN_MAX).contains(&len) {
+            return Ok(None);
+        }
+        let mut sealed = vec![0; usize::try_from(len).expect("a few hundred bytes")];
+        file.read_at(0, &mut sealed)?;
+        // The name is the hash of the content: a sidecar that was swapped is damage.
+        Ok((crate::format::long_name(&sealed) == long).then_some(sealed))
+    };
+    match read().attempt("read a sidecar") {
+        Err(error) if error.is_passing() => Err(error),
+        read => Ok(read.ok().flatten()),
     }
-    let mut sealed = vec![0; usize::try_from(len).ok()?];
-    file.read_at(0, &mut sealed).ok()?;
-    // The name is the hash of the content: a sidecar that was swapped is damage.
-    (crate::format::long_name(&sealed) == long).then_some(sealed)
 }
 
 fn sidecar_of<B: Backing>(

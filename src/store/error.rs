@@ -83,6 +83,22 @@ impl StoreError {
         StoreError::Damaged { what: what.into(), why: why.into() }
     }
 
+    /// Whether the backing filesystem, or somebody's share of it, is full.
+    pub(crate) fn is_full(&self) -> bool {
+        let StoreError::Io { source, .. } = self else { return false };
+        matches!(source.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
+    }
+
+    /// Whether it says nothing about the vault: this process or this machine has no descriptor or no memory left, for now.
+    /// What such an error keeps from being read must not be taken for damage.
+    pub(crate) fn is_passing(&self) -> bool {
+        let StoreError::Io { source, .. } = self else { return false };
+        matches!(
+            source.raw_os_error(),
+            Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::EINTR | libc::EAGAIN)
+        )
+    }
+
     /// Whether the backing store says that the name is not there.
     pub(crate) fn is_missing(&self) -> bool {
         match self {

@@ -2,6 +2,7 @@
 //! written. Nothing is synced or published here.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use parking_lot::Mutex;
 
@@ -29,6 +30,8 @@ const FOLD_LEN: u64 = 16 << 20;
 const FOLD_STEP_LEN: u64 = 1 << 20;
 /// Older layers that a version keeps at most, but for what the size of the newest makes cheap to leave.
 const LAYERS_MAX: usize = 8;
+/// As many while the disk is full, and nothing is folded in for less.
+const LAYERS_MAX_SHORT: usize = 64;
 /// Plaintext bytes that may be dead in a file's layers beyond as many as are live.
 const DEAD_LEN_ALLOWED: u64 = 1 << 20;
 /// Layers that weigh no more than this are always folded into the next commit.
@@ -471,7 +474,7 @@ struct Live {
 /// of times, and a file has a logarithmic number of layers. A run of zeros weighs what its record does, so that ten
 /// thousand holes are not repeated in the map of every small change. Beyond that, more than [`LAYERS_MAX`] layers are
 /// not kept, and everything is folded where dead blocks would outweigh the live ones. A layer of which nothing shows
-/// is neither.
+/// is neither. While the disk is full nothing is folded that need not be.
 fn choose<B: Backing>(
     core: &Core<B>,
     own: u64,
@@ -480,6 +483,11 @@ fn choose<B: Backing>(
 ) -> (Vec<u32>, Vec<u32>) {
     let block_len = core.geometry.block_len();
     let (mut kept, mut folded) = (Vec::new(), Vec::new());
+    if core.is_short.load(Ordering::Relaxed) && live.len() < LAYERS_MAX_SHORT {
+        let shows = |live: &Live| live.blocks + live.zeros > 0;
+        kept.extend((0_u32..).zip(live).filter(|(_, live)| shows(live)).map(|(index, _)| index));
+        return (kept, folded);
+    }
     let mut gathered = own * block_len;
     let mut folding = true;
     for (index, live_here) in (0_u32..).zip(live) {

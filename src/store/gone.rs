@@ -220,8 +220,8 @@ impl<B: Backing> Store<B> {
     /// Removes a ghost's file; `doom` has its older layers removed once its name is durably gone.
     fn remove_ghost_file(&self, node: &Arc<Node<B>>, ghost: &Ghost<B>, mut doom: impl FnMut(Doom)) {
         let (backing, tmp) = (&self.core.backing, &self.core.tmp);
-        // A cut on btrfs may have left the file a second name: its layers stay with that.
-        let shared = backing.stat(tmp, At::Name(&ghost.name)).is_ok_and(|stat| stat.nlink > 1);
+        // A cut on btrfs may have left the file a second name: its layers stay with that, and where it cannot be told.
+        let shared = !backing.stat(tmp, At::Name(&ghost.name)).is_ok_and(|stat| stat.nlink < 2);
         if let Err(error) = backing.unlink(tmp, &ghost.name)
             && error.kind() != std::io::ErrorKind::NotFound
         {

@@ -4,7 +4,7 @@
 //! It names backing entries only; whoever can write it could rename them directly. Every part is one component below
 //! the vault.
 
-use crate::backing::{At, Backing, PublishedFile, RenameMode, TempFile};
+use crate::backing::{At, Backing, FileKind, PublishedFile, RenameMode, TempFile};
 
 use super::core::{ControlDirs, Core};
 use super::error::{Attempt, Result};
@@ -82,12 +82,20 @@ impl Intent {
 
     /// Finishes an exchange that an earlier daemon began.
     pub fn replay<B: Backing>(backing: &B, dirs: &ControlDirs<B>) -> Result<()> {
-        let Ok(file) = backing.open(&dirs.control, NAME) else { return Ok(()) };
+        match found(backing.stat(&dirs.control, At::Name(NAME))).attempt("look for an intent")? {
+            None => return Ok(()),
+            Some(stat) if stat.kind != FileKind::File => {
+                log::warn!("something strange in the place of an intent is left alone");
+                return Ok(());
+            }
+            Some(_) => {}
+        }
+        let file = backing.open(&dirs.control, NAME).attempt("open an intent")?;
         let len = file.stat().attempt("stat an intent")?.len;
         let mut bytes = vec![0; usize::try_from(len.min(LEN_MAX)).expect("at most 1 MiB")];
         file.read_at(0, &mut bytes).attempt("read an intent")?;
         match Self::parse(&bytes) {
-            Some(intent) => intent.finish(backing, dirs)?,
+            Some(intent) => intent.finish(backing)?,
             // It is written whole before it gets its name: this is damage, and says nothing.
             None => log::warn!("the intent of an exchange is damaged; it is removed"),
         }
@@ -95,7 +103,7 @@ impl Intent {
         backing.sync_dir(&dirs.control).attempt("sync an intent's removal")
     }
 
-    fn finish<B: Backing>(&self, backing: &B, dirs: &ControlDirs<B>) -> Result<()> {
+    fn finish<B: Backing>(&self, backing: &B) -> Result<()> {
         let open = |path: &[Vec<u8>]| -> std::io::Result<B::Dir> {
             let mut dir = backing.root()?;
             for name in path {
@@ -103,15 +111,15 @@ impl Intent {
             }
             Ok(dir)
         };
-        // What cannot be found was moved or removed since: then the exchange was over.
-        let (Ok(from), Ok(to)) = (open(&self.from_path), open(&self.to_path)) else {
+        let open = |path| found(open(path)).attempt("open a directory of an exchange");
+        // What is not there was moved or removed since: then the exchange was over.
+        let (Some(from), Some(to)) = (open(&self.from_path)?, open(&self.to_path)?) else {
             return Ok(());
         };
         finish_one(backing, &from, &self.a_old, &to, &self.a_new)?;
         finish_one(backing, &to, &self.b_old, &from, &self.b_new)?;
         backing.sync_dir(&from).attempt("sync a directory")?;
         backing.sync_dir(&to).attempt("sync a directory")?;
-        let _ = dirs;
         Ok(())
     }
 }
@@ -125,15 +133,27 @@ fn finish_one<B: Backing>(
     to: &B::Dir,
     new: &[u8],
 ) -> Result<()> {
-    let (before, after) = (backing.stat(from, At::Name(old)), backing.stat(to, At::Name(new)));
-    match (before, after) {
-        (Ok(before), Ok(after)) if before.ino == after.ino => {
+    let look = |dir, name| found(backing.stat(dir, At::Name(name))).attempt("look for an entry");
+    match (look(from, old)?, look(to, new)?) {
+        (Some(before), Some(after)) if before.ino == after.ino => {
             backing.unlink(from, old).attempt("finish an exchange")
         }
-        (Ok(_), Err(_)) => {
+        (Some(_), None) => {
             backing.rename(from, old, to, new, RenameMode::NoReplace).attempt("finish an exchange")
         }
         _ => Ok(()),
+    }
+}
+
+/// What is there. An answer that tells nothing about that (a failing disk, no descriptors left) is none: an intent that is
+/// given up shows both names where it was between them.
+fn found<T>(answer: std::io::Result<T>) -> std::io::Result<Option<T>> {
+    match answer {
+        Ok(there) => Ok(Some(there)),
+        Err(error) => match error.raw_os_error() {
+            Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP) => Ok(None),
+            _ => Err(error),
+        },
     }
 }
 

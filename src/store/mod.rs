@@ -15,13 +15,14 @@
 //! | `layer`, `snapshot` | committed versions |
 //! | `temp`, `finish`, `commit` | the way of an edit into the tree; `commit` is the protocol |
 //! | `durable` | names that must survive a cut |
+//! | `reserve` | room for small changes on a full disk |
 //! | `queue`, `residents`, `gate` | who waits, what is resident, syncs shared |
 //! | `check` | whether everything in a vault authenticates: reads, takes no lock, changes nothing |
 //! | `lock`, `recover`, `intent` | before the first operation of a mount |
 //!
 //! The same code runs on the real and on the simulated disk; it starts no threads of its own.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -56,6 +57,7 @@ mod publish_names;
 mod queue;
 mod recover;
 mod rename;
+mod reserve;
 mod residents;
 mod runs;
 mod settle;
@@ -87,6 +89,7 @@ use gate::SyncGate;
 use gone_names::GoneNames;
 use node::{Body, Home, Place};
 use queue::{DirCache, Nodes, Queue};
+use reserve::Reserve;
 use tree::has_handles;
 
 /// Name of the control directory in the vault.
@@ -213,8 +216,10 @@ pub struct Store<B: Backing> {
     touched: Mutex<Vec<Arc<Node<B>>>>,
     /// When the directories were last settled.
     settled_last: Mutex<Duration>,
+    /// Room for the day on which the disk is full.
+    reserve: Reserve,
     /// Files whose cached pages the kernel must forget.
-    invalid: Mutex<Vec<EntryId>>,
+    invalid: Mutex<HashSet<EntryId>>,
     /// Held until the store is closed or dropped.
     lock: Mutex<Option<B::Lock>>,
 }
@@ -261,6 +266,10 @@ impl<B: Backing> Store<B> {
             core.hide_name(inode, name);
         }
         core.find_sides()?;
+        let reserve = Reserve::default();
+        if !core.options.read_only {
+            reserve.fill(&core);
+        }
         let place = Place::new(None, Home::Root, 0);
         let root = Node::new(EntryId::ROOT, EntryKind::Dir, place);
         let nodes = Nodes::new();
@@ -281,7 +290,8 @@ impl<B: Backing> Store<B> {
             exchanges: Mutex::new(()),
             touched: Mutex::new(Vec::new()),
             settled_last: Mutex::new(Duration::ZERO),
-            invalid: Mutex::new(Vec::new()),
+            reserve,
+            invalid: Mutex::new(HashSet::new()),
             lock: Mutex::new(lock),
         }))
     }
@@ -408,13 +418,26 @@ impl<B: Backing> Store<B> {
             None => match self.core.geometry.classify(stat.len) {
                 LengthClass::Simple { size } => size,
                 // Its size is sealed in its tail. What is damaged can still be looked at and removed.
-                LengthClass::Mapped => node.size(&self.core).unwrap_or(0),
+                LengthClass::Mapped => self.shown_size(node)?,
                 LengthClass::Stub | LengthClass::Invalid => 0,
             },
         };
         let allocated = allocated.unwrap_or_else(|| self.allocated_unopened(node, stat.len));
         attr.blocks_512 = allocated.div_ceil(512);
         Ok(with_edit_times(attr, edited))
+    }
+
+    /// The size that a tail must tell: 0 if it cannot be read, which the kernel must not believe for longer than this answer.
+    fn shown_size(&self, node: &Arc<Node<B>>) -> Result<u64> {
+        match node.size(&self.core) {
+            Ok(size) => Ok(size),
+            // An empty file would be copied as one.
+            Err(error) if error.is_passing() => Err(error),
+            Err(_) => {
+                self.invalid.lock().insert(node.id());
+                Ok(0)
+            }
+        }
     }
 
     /// Sets attributes, at once, on the published version and on the one that waits; returns them all.
@@ -663,6 +686,9 @@ impl<B: Backing> Store<B> {
             // Unlinked: nothing of it will ever be published.
             return Ok(());
         }
+        if self.is_small_change(node) {
+            return self.with_reserve(|| node.complete_edit(&self.core));
+        }
         node.complete_edit(&self.core)
     }
 
@@ -696,7 +722,7 @@ impl<B: Backing> Store<B> {
 
     /// Files whose cached pages show changes that were lost: the kernel must forget them.
     pub fn take_invalid(&self) -> Vec<EntryId> {
-        std::mem::take(&mut *self.invalid.lock())
+        self.invalid.lock().drain().collect()
     }
 
     /// Commits everything, removes what is dead, and lets go of the vault. Whatever happens, later operations are the

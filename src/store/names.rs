@@ -332,9 +332,10 @@ impl<B: Backing> Store<B> {
         read().unwrap_or(false)
     }
 
-    /// Whether `.akasha/inodes` has a file of this id.
-    pub(super) fn is_inode(&self, id: EntryId) -> bool {
-        self.core.backing.stat(&self.core.inodes, At::Name(&inode_file_name(id))).is_ok()
+    /// Whether `.akasha/inodes` may have a file of this id: what cannot be looked at may be there.
+    pub(super) fn may_be_inode(&self, id: EntryId) -> bool {
+        let found = self.core.backing.stat(&self.core.inodes, At::Name(&inode_file_name(id)));
+        !found.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
     }
 
     /// Whether files can have several names in the backing filesystem; tried once.
@@ -550,7 +551,8 @@ impl<B: Backing> Store<B> {
             node.note_changed(self.core.now());
             node.with_names(|names| !names.waiting.is_empty())
         });
-        if waiting == Some(true) || self.stub_links(inode).is_ok_and(|links| links > 1) {
+        // What cannot be counted may have other names.
+        if waiting == Some(true) || !self.stub_links(inode).is_ok_and(|links| links < 2) {
             self.gone_names.add(inode, dir, change);
             return;
         }

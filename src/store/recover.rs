@@ -192,7 +192,7 @@ fn referred<B: Backing>(
             let sealed = match classify_name(&raw.name) {
                 NameClass::Control | NameClass::Rescue | NameClass::Sidecar => continue,
                 NameClass::Entry => raw.name.clone(),
-                NameClass::Long => super::dir::read_sidecar(backing, &dir, &raw.name)?,
+                NameClass::Long => super::dir::read_sidecar(backing, &dir, &raw.name).ok()??,
                 NameClass::Foreign => return None,
             };
             let entry = open_entry(&vault.keys, here.id, &sealed).ok()?;

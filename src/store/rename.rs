@@ -73,18 +73,21 @@ impl<B: Backing> Store<B> {
         self.keep_shown_name(to_dir, to_name)?;
         if flags == RenameFlags::Exchange {
             self.keep_shown_name(dir, name)?;
-            self.exchange(dir, name, to_dir, to_name)?;
+            self.with_reserve(|| self.exchange(dir, name, to_dir, to_name))?;
             self.note_moved(dir, name);
             self.note_moved(to_dir, to_name);
             return Ok(());
         }
         let no_replace = flags == RenameFlags::NoReplace;
         let whiteout = match flags {
-            RenameFlags::Whiteout(new) => Some(self.new_whiteout(dir, name, &new)?),
+            RenameFlags::Whiteout(new) => {
+                Some(self.with_reserve(|| self.new_whiteout(dir, name, &new))?)
+            }
             _ => None,
         };
         let left = whiteout.as_ref();
-        let done = self.try_until(|| self.try_rename(dir, name, to_dir, to_name, no_replace, left));
+        let rename = || self.try_rename(dir, name, to_dir, to_name, no_replace, left);
+        let done = self.with_reserve(|| self.try_until(rename));
         if done.is_ok() {
             self.note_moved(to_dir, to_name);
         }

@@ -60,7 +60,8 @@ impl<B: Backing> Store<B> {
             self.touched.lock().push(Arc::clone(dir));
             let mut failed = None;
             for doomed in due {
-                if let Err(error) = self.remove_doomed(dir, &mut state, &doomed) {
+                let removed = self.with_reserve(|| self.remove_doomed(dir, &mut state, &doomed));
+                if let Err(error) = removed {
                     // Its successor must not leave the name before it is gone.
                     state.doomed.push(doomed);
                     failed = Some(error);

@@ -470,7 +470,7 @@ impl<B: Backing> Store<B> {
         self.core.sides.has(id)
             && (live.is_some()
                 || self.nodes.get(id).is_none_or(|n| !matches!(n.place.lock().home, Home::Tree(_))))
-            && !self.is_inode(id)
+            && !self.may_be_inode(id)
             && self.core.backing.stat(fd, At::Name(backing)).is_ok_and(|stat| stat.nlink < 2)
     }
 

@@ -12,6 +12,8 @@ use crate::format::Geometry;
 use crate::format::config::{self, ConfigParams, KdfParams};
 
 mod check;
+mod faults;
+mod full_disk;
 mod names;
 mod sides;
 mod space;

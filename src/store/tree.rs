@@ -305,7 +305,7 @@ impl<B: Backing> Store<B> {
     /// Removes a file's name.
     pub fn unlink(&self, dir: &Arc<Node<B>>, name: &[u8]) -> Result<()> {
         self.check_change(name)?;
-        self.try_until(|| {
+        let unlink = || {
             if let Some(tried) = self.unlink_waiting(dir, name)? {
                 return Ok(tried);
             }
@@ -313,7 +313,8 @@ impl<B: Backing> Store<B> {
                 Some(tried) => Ok(tried),
                 None => self.try_unlink(dir, name),
             }
-        })
+        };
+        self.with_reserve(|| self.try_until(unlink))
     }
 
     /// unlink of what the mount moved here and the backing tree still holds elsewhere; `None` if it is not like that.
@@ -545,7 +546,7 @@ impl<B: Backing> Store<B> {
             && self.nodes.get(id).is_some_and(|n| matches!(n.place.lock().home, Home::Tree(_)));
         kind == EntryKind::File
             && !elsewhere
-            && !self.is_inode(id)
+            && !self.may_be_inode(id)
             && self.core.backing.stat(fd, crate::backing::At::Name(backing)).is_ok_and(|stat| {
                 stat.nlink < 2 && self.core.geometry.classify(stat.len) == LengthClass::Mapped
             })
@@ -601,7 +602,7 @@ impl<B: Backing> Store<B> {
     /// Removes an empty directory.
     pub fn rmdir(&self, dir: &Arc<Node<B>>, name: &[u8]) -> Result<()> {
         self.check_change(name)?;
-        self.try_until(|| {
+        let rmdir = || {
             let child = {
                 let state = self.lock_dir(dir)?;
                 let entry = state.map().get(name).ok_or(StoreError::NotFound)?;
@@ -628,7 +629,8 @@ impl<B: Backing> Store<B> {
             state.replaces.remove(name);
             self.changed_names(state);
             Ok(Tried::Done(()))
-        })
+        };
+        self.with_reserve(|| self.try_until(rmdir))
     }
 
     /// Removes the empty directory `child` natively from `spot`.

@@ -180,6 +180,12 @@ impl TempFile for SimTemp {
         if state.tree.with_bytes(self.0.ino, fits) { Ok(()) } else { Err(errno(libc::ENOSPC)) }
     }
 
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        let mut state = self.0.shared.enter(CallKind::Reserve, b"")?;
+        let fits = |file: &mut super::FileBytes, free| file.reserve(0, len, free);
+        if state.tree.with_bytes(self.0.ino, fits) { Ok(()) } else { Err(errno(libc::ENOSPC)) }
+    }
+
     fn stat(&self) -> io::Result<Stat> {
         self.0.stat()
     }

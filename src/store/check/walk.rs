@@ -256,6 +256,8 @@ impl<'a, B: Backing> Check<'a, B> {
             NameClass::Entry => open_entry(&self.vault.keys, here.id, &raw.name)
                 .map_err(|_| unreadable("the name does not authenticate in this directory"))?,
             NameClass::Long => read_sidecar(self.backing, dir, &raw.name)
+                .ok()
+                .flatten()
                 .ok_or_else(|| {
                     unreadable("the file that holds its long name is missing or damaged")
                 })

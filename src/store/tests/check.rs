@@ -54,7 +54,8 @@ fn gallery() -> SimDisk {
 /// Where the tree's files are in the vault, by length, and those of the control directories.
 fn files(disk: &SimDisk) -> Vec<(Vec<u8>, u64)> {
     let is_private = |path: &[u8]| {
-        [&b".akasha/vault.toml"[..], b".akasha/lock", b".akasha/clean"].contains(&path)
+        [&b".akasha/vault.toml"[..], b".akasha/lock", b".akasha/clean", b".akasha/reserve"]
+            .contains(&path)
     };
     let files = disk
         .paths()
