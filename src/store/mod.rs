@@ -255,7 +255,7 @@ impl<B: Backing> Store<B> {
         let mut hidden = Vec::new();
         if !options.read_only {
             let clean = lock::begin(&*backing, &dirs.control)?;
-            recover::sweep(&*backing, &dirs, &keys)?;
+            recover::sweep(&*backing, &dirs)?;
             if !clean {
                 hidden = recover::hunt(&*backing, &dirs, &keys)?;
             }

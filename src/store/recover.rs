@@ -1,8 +1,7 @@
 //! What a mount does before it serves: removes what an earlier daemon left unpublished, finishes an exchange.
 //!
-//! Only two kinds of things are ever removed: names of our own grammar in `.akasha/tmp`, and layers that authenticate
-//! as something else than their name says, which is what an exchange that never happened leaves. Anything that cannot be
-//! read stays where it is.
+//! Only two kinds of things are ever removed: names of our own grammar in `.akasha/tmp`, and, after an unclean end, what
+//! nothing refers to, neither by its name nor by what it authenticates as. Anything that cannot be read stays where it is.
 
 use std::collections::HashSet;
 use std::rc::Rc;
@@ -22,11 +21,7 @@ use super::error::{Attempt, Result};
 use super::intent::Intent;
 
 /// Sweeps; returns how many leftovers were removed.
-pub(crate) fn sweep<B: Backing>(
-    backing: &B,
-    dirs: &ControlDirs<B>,
-    vault: &VaultKeys,
-) -> Result<usize> {
+pub(crate) fn sweep<B: Backing>(backing: &B, dirs: &ControlDirs<B>) -> Result<usize> {
     Intent::replay(backing, dirs)?;
     let mut swept = 0;
     for raw in backing.list(&dirs.tmp).attempt("read .akasha/tmp")? {
@@ -35,16 +30,6 @@ pub(crate) fn sweep<B: Backing>(
             swept += 1;
         } else {
             warn!("something strange in .akasha/tmp is left alone");
-        }
-    }
-    for raw in backing.list(&dirs.layers).attempt("read .akasha/layers")? {
-        let Some((_, named)) = parse_layer_file_name(&raw.name) else {
-            warn!("something strange in .akasha/layers is left alone");
-            continue;
-        };
-        if identity_of(backing, &dirs.layers, vault, &raw.name).is_some_and(|(id, _)| id != named) {
-            backing.unlink(&dirs.layers, &raw.name).attempt("sweep .akasha/layers")?;
-            swept += 1;
         }
     }
     if swept > 0 {
@@ -69,8 +54,9 @@ pub(crate) fn hunt<B: Backing>(
 ) -> Result<Vec<(EntryId, EntryId)>> {
     let mut layers = Vec::new();
     for raw in backing.list(&dirs.layers).attempt("read .akasha/layers")? {
-        if let Some(parsed) = parse_layer_file_name(&raw.name) {
-            layers.push(parsed);
+        match parse_layer_file_name(&raw.name) {
+            Some(parsed) => layers.push(parsed),
+            None => warn!("something strange in .akasha/layers is left alone"),
         }
     }
     let mut inodes = Vec::new();
@@ -107,8 +93,11 @@ pub(crate) fn hunt<B: Backing>(
     let mut removed = 0;
     for layer in &layers {
         let name = layer_file_name(layer.0, layer.1);
-        // Only what is certainly a layer of ours.
-        if identity_of(backing, &dirs.layers, vault, &name).is_some_and(|(id, _)| id == layer.1) {
+        // Only what is certainly a layer of ours, and not one that is missed elsewhere: what an exchange that never happened
+        // leaves has another id than its name.
+        let is_orphan = identity_of(backing, &dirs.layers, vault, &name)
+            .is_some_and(|(id, entry)| entry == layer.0 && !kept.layers.contains(&(entry, id)));
+        if is_orphan {
             backing.unlink(&dirs.layers, &name).attempt("remove an orphaned layer")?;
             removed += 1;
         }
