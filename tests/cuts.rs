@@ -495,7 +495,8 @@ fn a_failed_call_is_told_or_harmless() {
                     }
                 }
             }
-            while !all && faults.len() > codes(kind).len() {
+            let replays = env("AKASHA_FAULT").is_some();
+            while !all && !replays && faults.len() > codes(kind).len() {
                 faults.swap_remove(dice.next_u64() as usize % faults.len());
             }
             for fault in faults {
