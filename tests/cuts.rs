@@ -2,7 +2,7 @@
 //! keeps, every file is wholly old or new, what was fsynced is there, and nothing else is visible.
 //!
 //! A failure prints `AKASHA_SCRIPT=... AKASHA_CUT=... AKASHA_RULE=... AKASHA_SEED=...`, which replay it. `AKASHA_CUTS=all` tries every
-//! cut under every rule.
+//! cut under every rule; `AKASHA_STOP=1` ends with the first script that fails.
 
 #[path = "cuts/faulty.rs"]
 mod faulty;
@@ -35,6 +35,15 @@ fn env(name: &str) -> Option<String> {
 fn number(name: &str) -> Option<u64> {
     let text = env(name)?;
     Some(text.parse().unwrap_or_else(|_| panic!("{name} must be a number, not {text:?}")))
+}
+
+fn all_is_wanted() -> bool {
+    env("AKASHA_CUTS").is_some_and(|cuts| cuts == "all")
+}
+
+/// Whether nothing more is to be tried: one failure is all that a mutant is asked for.
+fn is_enough(failures: &[String]) -> bool {
+    !failures.is_empty() && number("AKASHA_STOP") == Some(1)
 }
 
 /// What was tried.
@@ -168,8 +177,12 @@ fn crash(run: &Run, rule: &CrashRule, seed: u64, tally: &mut Tally) -> Result<()
     tally.doubles += Oracle::doubles(&first);
     use_on(&disk, &run.clock, &first)?;
     let dice = SeededEntropy::new(seed);
-    for _ in 0..2 {
-        let cut = dice.next_u64() % recovery.max(1);
+    let cuts: Vec<u64> = if all_is_wanted() {
+        (0..recovery).collect()
+    } else {
+        (0..2).map(|_| dice.next_u64() % recovery.max(1)).collect()
+    };
+    for cut in cuts {
         let disk = run.disk.crash(rule);
         disk.cut_at(cut);
         // It fails, or it did not need what failed.
@@ -228,7 +241,7 @@ fn torture(
     prepare: &dyn Fn(&SimDisk),
     tally: &mut Tally,
 ) -> Vec<String> {
-    let all = env("AKASHA_CUTS").is_some_and(|cuts| cuts == "all");
+    let all = all_is_wanted();
     let mut whole = Run::new(script);
     prepare(&whole.disk);
     let before = whole.disk.operations();
@@ -301,6 +314,9 @@ fn torture_all(scripts: Vec<Script>, effort: Effort) {
             continue;
         }
         failures.extend(torture(&script, effort, &|_| {}, &mut tally));
+        if is_enough(&failures) {
+            break;
+        }
     }
     report(&failures, &tally);
 }
@@ -340,7 +356,7 @@ fn torture_linked(name: &str, ops: &[linked::Op], effort: Effort) -> Vec<String>
         return vec![format!("AKASHA_SCRIPT='{name}' without a cut: {what}\n{ops:?}")];
     }
     let after = whole.disk.operations();
-    let all = env("AKASHA_CUTS").is_some_and(|cuts| cuts == "all");
+    let all = all_is_wanted();
     let dice = SeededEntropy::new(after);
     let mut cuts: Vec<u64> = match number("AKASHA_CUT") {
         Some(only) => vec![only],
@@ -380,14 +396,14 @@ fn a_cut_leaves_hard_links_whole() {
     let mut failures = Vec::new();
     let wanted = |name: &str| env("AKASHA_SCRIPT").is_none_or(|wanted| wanted == name);
     for (name, ops) in linked::written() {
-        if wanted(name) {
+        if wanted(name) && !is_enough(&failures) {
             failures.extend(torture_linked(name, &ops, Effort { cuts: 40, rules: 8, seeds: 1 }));
         }
     }
     let first = number("AKASHA_FIRST").unwrap_or(1);
     for seed in first..first + number("AKASHA_RUNS").unwrap_or(20) {
         let name = format!("random {seed}");
-        if wanted(&name) {
+        if wanted(&name) && !is_enough(&failures) {
             let ops = linked::random(seed, 40);
             failures.extend(torture_linked(&name, &ops, Effort { cuts: 12, rules: 6, seeds: 1 }));
         }
@@ -397,13 +413,22 @@ fn a_cut_leaves_hard_links_whole() {
 
 #[test]
 fn a_disk_that_lies_is_found_out() {
-    for kind in [CallKind::Sync, CallKind::SyncDir] {
+    // A sync of a file, of a directory, of all that does nothing; a rename of which a cut leaves half.
+    for (kind, scripts) in [
+        (CallKind::Sync, &["fsync", "replace"][..]),
+        (CallKind::SyncDir, &["fsync", "replace"]),
+        (CallKind::SyncAll, &["many"]),
+        (CallKind::Rename, &["replace", "directories"]),
+    ] {
         let mut tally = Tally::default();
         let mut found = 0;
-        for name in ["fsync", "replace"] {
+        for name in scripts {
             let script = scripts::named(name);
-            let effort = Effort { cuts: 24, rules: 5, seeds: 1 };
+            let effort = Effort { cuts: 24, rules: 8, seeds: 1 };
             found += torture(&script, effort, &|disk| disk.lie(kind), &mut tally).len();
+            if found > 0 {
+                break;
+            }
         }
         assert!(found > 0, "a disk that lies about {kind:?} passes: {tally:?}");
     }
@@ -448,7 +473,7 @@ fn codes(kind: CallKind) -> &'static [i32] {
 
 #[test]
 fn a_failed_call_is_told_or_harmless() {
-    let all = env("AKASHA_CUTS").is_some_and(|cuts| cuts == "all");
+    let all = all_is_wanted();
     let wanted = env("AKASHA_SCRIPT");
     let mut failures = Vec::new();
     let mut tried = 0;
@@ -470,7 +495,8 @@ fn a_failed_call_is_told_or_harmless() {
                     }
                 }
             }
-            while !all && faults.len() > codes(kind).len() {
+            let replays = env("AKASHA_FAULT").is_some();
+            while !all && !replays && faults.len() > codes(kind).len() {
                 faults.swap_remove(dice.next_u64() as usize % faults.len());
             }
             for fault in faults {
@@ -482,6 +508,9 @@ fn a_failed_call_is_told_or_harmless() {
                 if let Err(what) = caught(|| faulty::run(&script, fault)) {
                     let name = &script.name;
                     failures.push(format!("AKASHA_SCRIPT='{name}' AKASHA_FAULT='{shown}': {what}"));
+                    if is_enough(&failures) {
+                        break;
+                    }
                 }
             }
         }

@@ -712,7 +712,7 @@ impl<B: Backing> Store<B> {
         for dir in unsettled {
             if let Err(error) = self.settle(&dir) {
                 super::dir::left_behind("what a directory replaced", &error);
-                self.queue.settled(dir.id());
+                self.queue.put_off(&dir);
                 clean = false;
             }
         }

@@ -210,8 +210,9 @@ pub struct Store<B: Backing> {
     newly_named: Mutex<HashMap<EntryId, Arc<Node<B>>>>,
     /// Where such files lost names of which some may come back.
     gone_names: GoneNames<B>,
-    /// One exchange of names at a time: there is one intent.
-    exchanges: Mutex<()>,
+    /// One exchange of names at a time: there is one intent. Whether it is taken for the rest of this mount: by an exchange of
+    /// which a cut may leave half, since its names could not be made durable.
+    exchanges: Mutex<bool>,
     /// Directories whose times a commit disturbed.
     touched: Mutex<Vec<Arc<Node<B>>>>,
     /// When the directories were last settled.
@@ -287,7 +288,7 @@ impl<B: Backing> Store<B> {
             unfinished_sides: Mutex::new(Vec::new()),
             newly_named: Mutex::new(HashMap::new()),
             gone_names: GoneNames::default(),
-            exchanges: Mutex::new(()),
+            exchanges: Mutex::new(false),
             touched: Mutex::new(Vec::new()),
             settled_last: Mutex::new(Duration::ZERO),
             reserve,
@@ -736,6 +737,7 @@ impl<B: Backing> Store<B> {
             clean &= self.commit_the_last();
             self.restore_touched();
             self.finish_sides();
+            self.queue.take_up();
             clean &= self.settle_all();
             self.core.spares.clear(&self.core);
             // Moves, removals and new directories that no commit had to sync.

@@ -16,11 +16,17 @@ use super::node::Node;
 pub(crate) struct Queue<B: Backing> {
     dirty: Mutex<HashMap<EntryId, Arc<Node<B>>>>,
     unsettled: Mutex<HashMap<EntryId, Arc<Node<B>>>>,
+    /// Those of them that could not be settled: not tried again before the end.
+    put_off: Mutex<Vec<Arc<Node<B>>>>,
 }
 
 impl<B: Backing> Queue<B> {
     pub fn new() -> Self {
-        Queue { dirty: Mutex::new(HashMap::new()), unsettled: Mutex::new(HashMap::new()) }
+        Queue {
+            dirty: Mutex::new(HashMap::new()),
+            unsettled: Mutex::new(HashMap::new()),
+            put_off: Mutex::new(Vec::new()),
+        }
     }
 
     /// `node` has something to commit.
@@ -69,6 +75,20 @@ impl<B: Backing> Queue<B> {
     /// `dir` has none any more.
     pub fn settled(&self, dir: EntryId) {
         self.unsettled.lock().remove(&dir);
+    }
+
+    /// `dir` has dead entries that could not be removed: the end of the mount, which must not pass them over, tries once more.
+    pub fn put_off(&self, dir: &Arc<Node<B>>) {
+        if self.unsettled.lock().remove(&dir.id()).is_some() {
+            self.put_off.lock().push(Arc::clone(dir));
+        }
+    }
+
+    /// Takes up again what was put off.
+    pub fn take_up(&self) {
+        for dir in std::mem::take(&mut *self.put_off.lock()) {
+            self.unsettle(&dir);
+        }
     }
 
     /// The directories with dead entries.

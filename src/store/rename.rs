@@ -73,7 +73,8 @@ impl<B: Backing> Store<B> {
         self.keep_shown_name(to_dir, to_name)?;
         if flags == RenameFlags::Exchange {
             self.keep_shown_name(dir, name)?;
-            self.with_reserve(|| self.exchange(dir, name, to_dir, to_name))?;
+            // Not with the reserve: done twice it would be undone, and its last steps are syncs.
+            self.exchange(dir, name, to_dir, to_name)?;
             self.note_moved(dir, name);
             self.note_moved(to_dir, to_name);
             return Ok(());
@@ -428,7 +429,13 @@ impl<B: Backing> Store<B> {
         to_dir: &Arc<Node<B>>,
         to_name: &[u8],
     ) -> Result<()> {
-        let _alone = self.exchanges.lock();
+        let mut is_taken = self.exchanges.lock();
+        if *is_taken {
+            return Err(StoreError::Io {
+                what: "exchange names after an exchange that could not be synced",
+                source: std::io::Error::from_raw_os_error(libc::EIO),
+            });
+        }
         for _ in 0..TRIES {
             // Both must be where the backing tree shows them.
             let (a, b) = (self.lookup_name(dir, name)?, self.lookup_name(to_dir, to_name)?);
@@ -461,7 +468,7 @@ impl<B: Backing> Store<B> {
             {
                 continue;
             }
-            return self.exchange_locked(&mut locked, &a, &b);
+            return self.exchange_locked(&mut locked, &a, &b, &mut is_taken);
         }
         Err(StoreError::Io {
             what: "exchange two names that keep changing",
@@ -474,6 +481,7 @@ impl<B: Backing> Store<B> {
         locked: &mut Locked<'_, B>,
         a: &Arc<Node<B>>,
         b: &Arc<Node<B>>,
+        intent_is_taken: &mut bool,
     ) -> Result<()> {
         let core = &self.core;
         let (Home::Tree(from), Home::Tree(to)) = (clone_home(a), clone_home(b)) else {
@@ -499,7 +507,14 @@ impl<B: Backing> Store<B> {
             b_old: names[2].name.clone(),
             b_new: names[3].name.clone(),
         };
-        intent.write(core)?;
+        if let Err(error) = intent.write(core) {
+            // It may have its name, and the next mount would do what was refused here.
+            match super::intent::Intent::clear(core) {
+                Err(stays) if !stays.is_missing() => left_behind("a refused exchange", &stays),
+                _ => {}
+            }
+            return Err(error);
+        }
         let rename = |fd: &B::Dir, old: &[u8], fd2: &B::Dir, new: &[u8]| {
             core.backing.rename(fd, old, fd2, new, RenameMode::NoReplace).attempt("exchange names")
         };
@@ -545,7 +560,12 @@ impl<B: Backing> Store<B> {
         }
         for (dir, fd) in [(&from.dir, &from_fd), (&to.dir, &to_fd)] {
             let synced = core.backing.sync_dir(fd).attempt("sync a directory");
-            synced.inspect_err(|_| dir.names_failed())?;
+            if let Err(error) = synced {
+                dir.names_failed();
+                // The next mount finishes what a cut may leave of it.
+                *intent_is_taken = true;
+                return Err(error);
+            }
         }
         super::intent::Intent::clear(core)
     }

@@ -47,6 +47,7 @@ pub fn run(script: &Script, fault: Fault) -> Result<(), String> {
     } else {
         run.disk.fail(fault.nth, fault.code, matches);
     }
+    run.talks = std::env::var_os("AKASHA_FAULT").is_some();
     for (index, op) in script.ops.iter().enumerate() {
         step(&mut run, op, fault).map_err(|what| format!("operation {index}, {op:?}: {what}"))?;
     }
@@ -63,7 +64,11 @@ pub fn run(script: &Script, fault: Fault) -> Result<(), String> {
 
 fn step(run: &mut Run, op: &Op, fault: Fault) -> Result<(), String> {
     let before = run.oracle.clone();
-    let Err(error) = run.apply(op) else {
+    let done = run.apply(op);
+    if run.talks {
+        eprintln!("{op:?}: {done:?}, then at call {}", run.disk.operations());
+    }
+    let Err(error) = done else {
         if matches!(op, Op::Tick(_)) {
             run.disk.heal();
         }
@@ -76,7 +81,11 @@ fn step(run: &mut Run, op: &Op, fault: Fault) -> Result<(), String> {
     }
     let told = format!("{error:?}");
     run.reconcile(op, &before).map_err(|what| format!("after {told}: {what}"))?;
-    match run.apply(op) {
+    let again = run.apply(op);
+    if run.talks {
+        eprintln!("again: {again:?}");
+    }
+    match again {
         Ok(()) => Ok(()),
         Err(_) if fault.is_final() => {
             let before = run.oracle.clone();

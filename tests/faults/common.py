@@ -7,6 +7,7 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 
@@ -54,6 +55,9 @@ class Place:
         self.ends = []
 
     def __enter__(self):
+        # Whoever ends this leaves nothing mounted.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+        signal.signal(signal.SIGINT, lambda *_: sys.exit(130))
         (self.dir / "password").touch(mode=0o600)
         (self.dir / "password").write_text(PASSWORD + "\n", encoding="utf-8")
         return self

@@ -166,7 +166,7 @@ def shown_in(at):
     return shown
 
 
-STRACE = ["strace", "-f", "--seccomp-bpf", "-qq"]
+STRACE = ["strace", "-f", "-qq"]
 
 
 def serve(vault, template, under):

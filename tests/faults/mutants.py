@@ -1,0 +1,270 @@
+"""Every step of the commit taken away, one at a time: the tests must notice.
+
+usage: mutants.py [--check] [--from NAME] [NAME]...
+
+A mutant is the source with one step missing; the tests named for it run in a copy below target/mutants. One that they do not
+notice is run against all tests of cuts, power cuts and the store; if nobody notices it survives, and the exit code is 1.
+--check: only that every mutant's text is found in the source exactly once.
+"""
+
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+PLACE = ROOT / "target" / "mutants"
+STORE = "src/store/"
+# A mutant may make a test wait for ever.
+PATIENCE_SECS = 1500
+
+CUTS, LINKS, FAULTS = ("cuts", "a_cut_leaves_every"), ("cuts", "hard_links"), ("cuts", "a_failed_call")
+MOUNTS, RARE, POWER = ("cuts", "a_mount_that"), ("cuts", "a_rare_order"), ("powercut", "")
+RANDOM, EVERYTHING = ("cuts", "a_cut_in_a_random"), [("cuts", ""), ("powercut", ""), ("lib", "store::")]
+
+
+def lib(test):
+    return ("lib", test)
+
+
+# name: (file, what is there, what is there instead, tests that notice)
+MUTANTS = {
+    # ---- the commit: seal, sync, publish, sync, remove
+    "no layer is synced": ("commit.rs",
+        "        self.sync_layers(&mut works, &mut first_error);\n", "", [CUTS]),
+    "a single layer is not synced": ("commit.rs",
+        'file.sync().attempt("sync a layer")', 'Ok(drop(file))', [CUTS]),
+    "many layers are not synced": ("commit.rs",
+        "if let Err(source) = self.core.backing.sync_all(&self.core.tmp) {",
+        "if let Err(source) = Ok::<(), std::io::Error>(()) {", [CUTS]),
+    "a stub is not synced": ("commit.rs",
+        'stub.file.sync().attempt("sync a stub")', 'Ok::<(), StoreError>(drop(&stub.file))', [LINKS]),
+    "the map and tail are not written": ("commit.rs",
+        "                finished.write()?;\n", "", [CUTS]),
+    "fsync syncs no names": ("commit.rs",
+        "        self.sync_attr(node)?;\n        self.sync_path(node)\n", "        self.sync_attr(node)\n", [CUTS]),
+    "fsync of a directory syncs no names of it": ("commit.rs",
+        "            dir.sync_names(&self.core, latest)?;\n", "            let _ = latest;\n", [CUTS]),
+    "fsync of a directory does not commit what waits in it": ("commit.rs",
+        "        self.commit(&pending, Take::Done)?;\n        self.restore_touched();\n        let latest",
+        "        let latest", [CUTS]),
+    "fsync syncs no parents": ("durable.rs",
+        "        while let Some((dir, change)) = name_of(&at) {", "        if let Some((dir, change)) = name_of(&at) {",
+        [CUTS]),
+    "fsync syncs no names of older layers": ("durable.rs",
+        "        if node.file().is_ok() {\n            self.sync_layer_names()?;", "        if node.file().is_ok() {",
+        [CUTS]),
+    "fsync syncs no names of linked files": ("durable.rs",
+        "        if node.has_names() {\n            self.sync_inode_names()?;", "        if node.has_names() {", [LINKS]),
+    "an exchange of layers is not counted": ("commit.rs",
+        "        self.layer_names.count();\n", "", [CUTS]),
+    "the interval's commit syncs no names": ("commit.rs",
+        "if let Err(error) = self.sync_paths(nodes) {", "if let Err(error) = Ok::<(), StoreError>(drop(nodes)) {", [CUTS]),
+    "without exchange the older layer's name is not synced": ("commit.rs",
+        '                core.backing.sync_dir(layers).attempt("sync the layers")?;\n', "", [CUTS]),
+    "without exchange the old top gets no second name": ("commit.rs",
+        'core.backing.link(fd, backing, layers, older).attempt("keep an older layer")?;', "let _ = (fd, backing);",
+        [CUTS]),
+    "a partial version replaces its base": ("commit.rs",
+        "                    self.replace_keeping(finished, &older, &fd, &backing)?;\n",
+        "                    core.backing.rename(&core.tmp, finished.layer.name(), &fd, &backing, RenameMode::Replace)"
+        '.attempt("publish a version")?;\n                    let _ = &older;\n', [CUTS]),
+    "a save is published before it is closed": ("commit.rs",
+        "take == Take::All || state.writers == 0 ||", "take == Take::All || state.writers < 99 ||", [CUTS]),
+    "a file that moved is published under the old name only": ("commit.rs",
+        "Some(link) if !spot.is_at(link) => {", "Some(link) if !spot.is_at(link) && spot.name.is_empty() => {",
+        [CUTS]),
+    # ---- removal
+    "what died is removed before it is durable": ("settle.rs",
+        "                if doomed.change > upto || (is_entry", "                if upto == u64::MAX || (is_entry", [CUTS]),
+    "a directory is not synced before what died in it goes": ("settle.rs",
+        "            dir.sync_names(&self.core, latest)?;\n            self.sync_inode_names()?;\n"
+        "            let mut state = body.state.lock();\n            if state.removed {\n                break;\n"
+        "            }\n            let upto = body.names.upto();",
+        "            let mut state = body.state.lock();\n            if state.removed {\n                break;\n"
+        "            }\n            let upto = latest;", [CUTS]),
+    "of two dead entries the later may go first": ("settle.rs",
+        "(is_entry && seen.contains(&doomed.name))", "(is_entry && seen.len() == usize::MAX)", [CUTS, RANDOM]),
+    "what failed to be removed is forgotten": ("settle.rs",
+        "                    state.doomed.push(doomed);\n                    failed = Some(error);",
+        "                    failed = Some(error);", [FAULTS]),
+    # ---- names
+    "the source of a move is not synced first": ("rename.rs",
+        "            locked.of(to_dir).sync_before(&from.dir, left);\n", "            let _ = left;\n", [CUTS]),
+    "what is moved from is not synced": ("dir.rs",
+        "                source.sync_names_plainly(core, *change)?;\n", "                let _ = (source, change);\n", [CUTS]),
+    "moves in a circle are not synced at once": ("dir.rs",
+        'let all = core.backing.sync_all(&core.root).attempt("sync the vault");',
+        "let all: Result<()> = Ok(());", [CUTS, RANDOM]),
+    "a name that was moved away is taken at once": ("tree.rs",
+        "            Err(Blocked::Sync(Arc::clone(dir), *change))\n",
+        "            let _ = change;\n            Ok(Claim { replaces: None, dies: None })\n", [CUTS, RARE]),
+    "who takes a removed name does not say whose it was": ("tree.rs",
+        "            Ok(Claim { replaces: Some(*id), dies: None })",
+        "            let _ = id;\n            Ok(Claim { replaces: None, dies: None })", [CUTS]),
+    "an entry leaves while what it replaced may come back": ("tree.rs",
+        "        return Some(Blocked::Settle(Arc::clone(dir)));\n    }\n    let upto",
+        "    }\n    let upto", [CUTS]),
+    "of three in a row the middle one is not buried": ("tree.rs",
+        "            && !self.core.backing.keeps_name_order()\n            && let Some(blocked)",
+        "            && name.len() > 999\n            && let Some(blocked)", [RARE]),
+    "a pending entry leaves a committed one bare": ("rename.rs",
+        "        if !source.published && locked.of(dir).under.contains_key(name) {",
+        "        if !source.published && name.len() > 999 {", [CUTS]),
+    "an open file is renamed over another with its old content": ("rename.rs",
+        "        (true, true) => MoveNow::WithCommit,", "        (true, true) => MoveNow::Yes,", [CUTS]),
+    "a closed file is renamed before it is committed": ("rename.rs",
+        "        (true, false) => MoveNow::AfterCommit,", "        (true, false) => MoveNow::Yes,", [CUTS]),
+    "a sidecar is not synced": ("tree.rs",
+        '        temp.sync().attempt("sync a sidecar")?;\n', "", [CUTS]),
+    "a sidecar's name is not synced": ("tree.rs",
+        '            .sync_dir(fd)\n            .attempt("sync a sidecar\'s name")', '            .stat(fd, At::This)\n'
+        '            .map(drop)\n            .attempt("sync a sidecar\'s name")', [CUTS]),
+    # ---- exchange of names
+    "an intent is not synced": ("intent.rs",
+        '        temp.sync().attempt("sync an intent")?;\n', "", [CUTS]),
+    "an intent's name is not synced": ("intent.rs",
+        '        core.backing.sync_dir(&core.control).attempt("sync an intent\'s name")', "        Ok(())", [CUTS]),
+    "an intent's removal is not synced": ("intent.rs",
+        '        core.backing.sync_dir(&core.control).attempt("sync an intent\'s removal")', "        Ok(())",
+        [CUTS, RANDOM]),
+    "an intent is not finished by the next mount": ("recover.rs",
+        "    Intent::replay(backing, dirs)?;\n", "", [CUTS]),
+    "an intent is removed before what it says is durable": ("rename.rs",
+        '            let synced = core.backing.sync_dir(fd).attempt("sync a directory");',
+        "            let synced: Result<()> = Ok(drop(fd));", [CUTS]),
+    "an exchange does not commit its files first": ("rename.rs",
+        "                self.commit(std::slice::from_ref(node), Take::All)?;\n                self.sync_path(node.inode())?;\n",
+        "                self.commit(std::slice::from_ref(node), Take::All)?;\n", [CUTS, RANDOM]),
+    # ---- hard links
+    "names of a linked file appear before the file is durable": ("publish_names.rs",
+        "self.sync_layer_names().and_then(|()| self.sync_inode_names())", "self.sync_layer_names()", [LINKS]),
+    "the last durable name of a file may go": ("names.rs",
+        "            return Some(Blocked::Commit(node));\n        }\n        for (dir, change)",
+        "        }\n        for (dir, change)", [LINKS]),
+    "a name goes before another one is durable": ("names.rs",
+        "                return Some(Blocked::Sync(dir, change));\n", "                let _ = change;\n", [LINKS]),
+    "a removed name elsewhere may lead nowhere": ("gone_names.rs",
+        "                state.sync_before(&other, change);\n", "", [LINKS]),
+    # ---- the next mount
+    "temporary files are not swept": ("recover.rs",
+        '            backing.unlink(&dirs.tmp, &raw.name).attempt("sweep .akasha/tmp")?;\n', "", [CUTS]),
+    "half an exchange of layers is not swept": ("recover.rs",
+        '            backing.unlink(&dirs.layers, &raw.name).attempt("sweep .akasha/layers")?;\n', "", [CUTS]),
+    "orphans are removed before what makes them so is durable": ("recover.rs",
+        '    backing.sync_all(&root).attempt("sync the vault")?;\n', "    let _ = root;\n", [CUTS, RANDOM]),
+    "orphans are not looked for": ("mod.rs",
+        "            if !clean {\n                hidden", "            if clean && !clean {\n                hidden", [CUTS]),
+    "the mark of a clean end may come back": ("lock.rs",
+        '            backing.sync_dir(control).attempt("sync .akasha")?;\n', "", [CUTS]),
+    # ---- faults
+    "a failed sync of a layer is tried again": ("commit.rs",
+        "                    self.sync_failed(work.node, &mut work.guard);\n                    first_error.get_or_insert(error);"
+        "\n                    false",
+        "                    first_error.get_or_insert(error);\n                    false", [FAULTS]),
+    "after a failed sync of many layers they are published": ("commit.rs",
+        "                works.clear();\n", "", [FAULTS]),
+    "what is lost is not told": ("commit.rs",
+        "        if node.file()?.state.read().lost {\n            return Err(StoreError::Lost);\n        }\n"
+        "        if self.core.options.read_only {", "        if self.core.options.read_only {", [FAULTS]),
+    "a failed sync of names is forgotten": ("gate.rs",
+        "            Err(_) => state.failed = true,", "            Err(_) => {}", [lib("store::gate"), FAULTS]),
+    "a failed look at .akasha/inodes is an answer": ("names.rs",
+        "        !found.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)", "        found.is_ok()",
+        [lib("store::tests::faults")]),
+    "a failed count of names is an answer": ("names.rs",
+        "!self.stub_links(inode).is_ok_and(|links| links < 2)", "self.stub_links(inode).is_ok_and(|links| links > 1)",
+        [lib("store::tests::faults")]),
+    "a failed look for an intent's entry is an answer": ("intent.rs",
+        "            _ => Err(error),\n", "            _ => Ok(None),\n", [MOUNTS]),
+    # ---- a full disk
+    "the reserve is never given up": ("reserve.rs",
+        "        if !std::mem::take(&mut *held) {", "        if *held || !*held {", [lib("store::tests::full_disk")]),
+    "on a full disk layers are folded as ever": ("finish.rs",
+        "    if core.is_short.load(Ordering::Relaxed) && live", "    if core.is_short.load(Ordering::Relaxed) && live.len() > 999 && live",
+        [lib("store::tests::full_disk")]),
+}
+
+
+def text_of(name):
+    return (ROOT / STORE / name).read_text(encoding="utf-8")
+
+
+def complaints():
+    found = []
+    for name, (file, old, _, _) in MUTANTS.items():
+        count = text_of(file).count(old)
+        if count != 1:
+            found.append(f"{name}: its text is {count} times in {STORE}{file}")
+    return found
+
+
+def run(tests, log):
+    """Whether all of `tests` pass."""
+    for target, words in tests:
+        choice = ["--lib"] if target == "lib" else ["--test", target]
+        command = ["cargo", "test", "--offline", "--quiet", "--locked", *choice, words]
+        variables = {**os.environ, "CARGO_TARGET_DIR": str(PLACE / "target"), "AKASHA_STOP": "1"}
+        try:
+            done = subprocess.run(command, cwd=PLACE / "source", env=variables, stdin=subprocess.DEVNULL, stdout=log,
+                                  stderr=log, timeout=PATIENCE_SECS, check=False)
+        except subprocess.TimeoutExpired:
+            return f"{target} {words} (does not end)"
+        assert b"could not compile" not in (PLACE / "log").read_bytes(), f"the mutant does not compile: see {PLACE}/log"
+        if done.returncode != 0:
+            return f"{target} {words}".strip()
+    return None
+
+
+def copy():
+    """The source as it is now, below target/mutants."""
+    source = PLACE / "source"
+    shutil.rmtree(source, ignore_errors=True)
+    source.mkdir(parents=True)
+    for part in ["src", "tests", "docs", "scripts"]:
+        shutil.copytree(ROOT / part, source / part)
+    for part in ["Cargo.toml", "Cargo.lock", "README.md"]:
+        shutil.copy(ROOT / part, source / part)
+    if (ROOT / "benches").exists():
+        shutil.copytree(ROOT / "benches", source / "benches")
+    return source
+
+
+def main(words):
+    found = complaints()
+    if found:
+        print("\n".join(found))
+        return 1
+    if words[:1] == ["--check"]:
+        return 0
+    names = list(MUTANTS)
+    if words[:1] == ["--from"]:
+        names = names[names.index(words[1]):]
+    elif words:
+        names = words
+    source = copy()
+    survivors = []
+    for name in names:
+        file, old, new, tests = MUTANTS[name]
+        begun = time.monotonic()
+        original = text_of(file)
+        (source / STORE / file).write_text(original.replace(old, new), encoding="utf-8")
+        with open(PLACE / "log", "wb") as log:
+            try:
+                killer = run(tests, log) or run(EVERYTHING, log)
+            except AssertionError as error:
+                killer = None
+                print(error)
+        (source / STORE / file).write_text(original, encoding="utf-8")
+        took = time.monotonic() - begun
+        if killer is None:
+            survivors.append(name)
+        print(f"| {name} | {killer or 'SURVIVES'} | {took:.0f} s", flush=True)
+    print(f"{len(names)} mutants, {len(survivors)} survive: {survivors}")
+    return int(bool(survivors))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
