@@ -102,7 +102,7 @@ fn work(store: &Arc<Store<SimDisk>>, random: &SeededEntropy, steps: u64) {
             4 => {
                 for round in 0..4_u8 {
                     again(&|| store.write(&node, 4096 * 3, &[round; 5000]));
-                    again(&|| store.write(&node, below(20) * 4096, &[round; 40_000]));
+                    again(&|| store.write(&node, below(20) * 4096, &vec![round; 40_000]));
                 }
             }
             // Cut and grown.
@@ -114,7 +114,7 @@ fn work(store: &Arc<Store<SimDisk>>, random: &SeededEntropy, steps: u64) {
             }
             6 => {
                 again(&|| store.truncate(&node, 0));
-                again(&|| store.write(&node, 0, &[9; 60_000]));
+                again(&|| store.write(&node, 0, &vec![9; 60_000]));
             }
             7 | 8 => {
                 again(&|| store.fsync(&node));

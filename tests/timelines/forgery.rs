@@ -45,7 +45,7 @@ fn gf_mul(a: u128, b: u128) -> u128 {
             sum ^= shifted;
         }
         let carry = shifted & 1;
-        shifted = shifted >> 1 ^ carry * (0xE1 << 120);
+        shifted = (shifted >> 1) ^ (carry * (0xE1 << 120));
     }
     sum
 }
