@@ -9,7 +9,7 @@ use aws_lc_rs::aead::{
 
 use super::AuthError;
 #[cfg(debug_assertions)]
-use super::UsedIndexes;
+use super::{SealRecord, UsedIndexes};
 
 /// Length of an authentication tag in bytes, for every cipher.
 pub const TAG_LEN: usize = 16;
@@ -85,6 +85,9 @@ pub struct ObjectKey {
     /// What was sealed, by domain: debug builds hold the callers to their promise.
     #[cfg(debug_assertions)]
     sealed: [parking_lot::Mutex<UsedIndexes>; 6],
+    /// Who else is told of it, and under which name.
+    #[cfg(debug_assertions)]
+    record: Option<(std::sync::Arc<SealRecord>, [u8; 32])>,
 }
 
 impl ObjectKey {
@@ -100,7 +103,20 @@ impl ObjectKey {
             key: LessSafeKey::new(key),
             #[cfg(debug_assertions)]
             sealed: Default::default(),
+            #[cfg(debug_assertions)]
+            record: None,
         }
+    }
+
+    /// The same key; `record` learns of what it seals.
+    #[cfg(debug_assertions)]
+    pub(super) fn recorded(
+        self,
+        record: Option<&std::sync::Arc<SealRecord>>,
+        key: &[u8; 32],
+    ) -> Self {
+        let record = record.map(|record| (std::sync::Arc::clone(record), super::sha256(key)));
+        ObjectKey { record, ..self }
     }
 
     /// Nonce (12 bytes): domain, three zero bytes, index as a little-endian u64.
@@ -122,6 +138,10 @@ impl ObjectKey {
             self.sealed[domain as usize].lock().take(index, 1),
             "{domain:?} {index} of an object is sealed twice"
         );
+        #[cfg(debug_assertions)]
+        if let Some((record, object)) = &self.record {
+            record.note(object, domain, index);
+        }
         let (text, tag) = buffer.split_at_mut(buffer.len() - TAG_LEN);
         let sealed = self
             .key

@@ -56,6 +56,8 @@ pub struct KeyTree {
     names: NameKey,
     xattr_names: NameKey,
     xattr_values: Secret<32>,
+    #[cfg(debug_assertions)]
+    record: std::sync::OnceLock<std::sync::Arc<super::SealRecord>>,
 }
 
 impl KeyTree {
@@ -72,7 +74,15 @@ impl KeyTree {
             names: NameKey::new(&expand(&root, "names")),
             xattr_names: NameKey::new(&expand(&root, "xattr-name")),
             xattr_values: expand(&root, "xattr-value"),
+            #[cfg(debug_assertions)]
+            record: std::sync::OnceLock::new(),
         }
+    }
+
+    /// From now on every seal of an object is written down, for tests: see [`SealRecord`](super::SealRecord).
+    #[cfg(debug_assertions)]
+    pub fn record_seals(&self) -> std::sync::Arc<super::SealRecord> {
+        std::sync::Arc::clone(self.record.get_or_init(std::sync::Arc::default))
     }
 
     /// The epoch of the master key.
@@ -123,7 +133,10 @@ impl KeyTree {
         let hkdf = Hkdf::<Sha256>::from_prk(prk.expose()).expect("a key is as long as a hash");
         let mut key = Zeroizing::new([0; 32]);
         hkdf.expand_multi_info(&[b"object", header], &mut *key).expect("one block of output");
-        ObjectKey::new(cipher, &key)
+        let object = ObjectKey::new(cipher, &key);
+        #[cfg(debug_assertions)]
+        let object = object.recorded(self.record.get(), &key);
+        object
     }
 
     /// `HMAC-SHA256(K_config-seal, bytes)` (RFC 2104).

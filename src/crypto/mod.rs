@@ -8,12 +8,16 @@
 mod content;
 mod keys;
 mod names;
+#[cfg(debug_assertions)]
+mod recorder;
 mod slot;
 mod used;
 
 pub use content::{Cipher, Domain, ObjectKey, TAG_LEN};
 pub use keys::{KeyTree, MasterKey, ObjectClass};
 pub use names::NameKey;
+#[cfg(debug_assertions)]
+pub use recorder::SealRecord;
 pub use slot::{KdfCost, SlotKeys, WRAPPED_LEN, derive_slot_keys};
 pub use used::UsedIndexes;
 

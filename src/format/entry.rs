@@ -119,6 +119,22 @@ pub enum NameClass {
 /// # Panics
 /// If no reader would accept the entry: under such a name its file would be lost.
 pub fn seal_entry(keys: &KeyTree, parent: EntryId, entry: &Entry) -> BackingName {
+    let plain = encode_entry(entry);
+    let parsed = parse_entry(&plain);
+    assert!(parsed.as_ref() == Ok(entry), "what is sealed can be opened: {:?}", parsed.err());
+    let sealed = keys.names().seal([b"entry", &parent.get().to_le_bytes()], &plain);
+    let mut name = vec![EPOCH_LETTER];
+    name.extend_from_slice(BASE64URL_NOPAD.encode(&sealed).as_bytes());
+    if name.len() <= BACKING_NAME_MAX {
+        return BackingName { name, sidecar: None };
+    }
+    let long = long_name(&name);
+    let mut sidecar = long.clone();
+    sidecar.extend_from_slice(SIDECAR_SUFFIX);
+    BackingName { name: long, sidecar: Some(Sidecar { name: sidecar, content: name }) }
+}
+
+pub(super) fn encode_entry(entry: &Entry) -> Vec<u8> {
     let mut plain = Vec::with_capacity(FIXED_LEN + 16 + entry.name.len() + STEP);
     plain.push(VERSION);
     plain.push(entry.kind as u8);
@@ -135,18 +151,7 @@ pub fn seal_entry(keys: &KeyTree, parent: EntryId, entry: &Entry) -> BackingName
     plain.extend_from_slice(&entry.name);
     plain.push(PAD);
     plain.resize(plain.len().next_multiple_of(STEP), 0);
-    let parsed = parse_entry(&plain);
-    assert!(parsed.as_ref() == Ok(entry), "what is sealed can be opened: {:?}", parsed.err());
-    let sealed = keys.names().seal([b"entry", &parent.get().to_le_bytes()], &plain);
-    let mut name = vec![EPOCH_LETTER];
-    name.extend_from_slice(BASE64URL_NOPAD.encode(&sealed).as_bytes());
-    if name.len() <= BACKING_NAME_MAX {
-        return BackingName { name, sidecar: None };
-    }
-    let long = long_name(&name);
-    let mut sidecar = long.clone();
-    sidecar.extend_from_slice(SIDECAR_SUFFIX);
-    BackingName { name: long, sidecar: Some(Sidecar { name: sidecar, content: name }) }
+    plain
 }
 
 /// The backing name that stands for a sealed entry which is too long for one.
@@ -170,7 +175,7 @@ pub fn open_entry(keys: &KeyTree, parent: EntryId, sealed: &[u8]) -> Result<Entr
     parse_entry(&plain)
 }
 
-fn parse_entry(plain: &[u8]) -> Result<Entry, FormatError> {
+pub(super) fn parse_entry(plain: &[u8]) -> Result<Entry, FormatError> {
     if plain.len() < FIXED_LEN || !plain.len().is_multiple_of(STEP) {
         return Err(FormatError::Entry("length"));
     }

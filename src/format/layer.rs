@@ -18,7 +18,7 @@ use super::map::{LayerMap, PAGE_LEN, array, u16_at, u32_at, u64_at};
 
 const MAGIC: [u8; 8] = *b"akasha\r\n";
 const FORMAT: u16 = 1;
-const KIND_LAYER: u8 = 1;
+pub(super) const KIND_LAYER: u8 = 1;
 pub(super) const KIND_STUB: u8 = 2;
 pub(super) const TAIL_PLAIN_LEN: usize = TAIL_LEN - TAG_LEN;
 
@@ -311,7 +311,7 @@ impl Tail {
     }
 
     /// Whether the fields agree with each other and with the file's length.
-    fn check(&self, geometry: Geometry, backing_len: u64) -> Result<(), FormatError> {
+    pub(super) fn check(&self, geometry: Geometry, backing_len: u64) -> Result<(), FormatError> {
         let block_len = geometry.block_len();
         let last = u64::from(self.last_slot_len);
         let sane = self.slots <= SLOTS_MAX

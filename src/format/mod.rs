@@ -3,6 +3,8 @@
 
 pub mod config;
 mod entry;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod geometry;
 mod ids;
 mod layer;

@@ -146,13 +146,7 @@ pub fn seal_side(
     entropy: &dyn Entropy,
 ) -> (SideRef, Vec<u8>) {
     let object = ObjectId::random(entropy);
-    let mut plain = Vec::with_capacity(side_len(map));
-    for (name, value) in map {
-        plain.extend_from_slice(&u16::try_from(name.len()).expect("a short name").to_le_bytes());
-        plain.extend_from_slice(&u32::try_from(value.len()).expect("a value").to_le_bytes());
-        plain.extend_from_slice(name);
-        plain.extend_from_slice(value);
-    }
+    let plain = encode_records(map);
     let mut nonce = [0; 24];
     entropy.fill(&mut nonce);
     let mut sealed = nonce.to_vec();
@@ -179,17 +173,33 @@ pub fn open_side(
     let plain = keys
         .open_xattr_value(nonce, &associated_side(id, side.id), text)
         .map_err(|_| FormatError::Auth("side object of attributes"))?;
+    parse_records(&plain).ok_or(forged)
+}
+
+/// Records, sorted by name, each name once.
+pub(super) fn parse_records(plain: &[u8]) -> Option<XattrMap> {
     let mut map = XattrMap::new();
-    let mut rest = &plain[..];
+    let mut rest = plain;
     while !rest.is_empty() {
-        let Some((name, value, after)) = split_record(rest) else { return Err(forged) };
+        let (name, value, after) = split_record(rest)?;
         if map.last_key_value().is_some_and(|(last, _)| last.as_slice() >= name) {
-            return Err(forged);
+            return None;
         }
         map.insert(name.to_vec(), value.to_vec());
         rest = after;
     }
-    Ok(map)
+    Some(map)
+}
+
+pub(super) fn encode_records(map: &XattrMap) -> Vec<u8> {
+    let mut plain = Vec::with_capacity(side_len(map));
+    for (name, value) in map {
+        plain.extend_from_slice(&u16::try_from(name.len()).expect("a short name").to_le_bytes());
+        plain.extend_from_slice(&u32::try_from(value.len()).expect("a value").to_le_bytes());
+        plain.extend_from_slice(name);
+        plain.extend_from_slice(value);
+    }
+    plain
 }
 
 fn split_record(bytes: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {

@@ -48,7 +48,7 @@ impl Intent {
         core.backing.sync_dir(&core.control).attempt("sync an intent's removal")
     }
 
-    fn encode(&self) -> String {
+    pub(super) fn encode(&self) -> String {
         let text = |name: &Vec<u8>| String::from_utf8_lossy(name).into_owned();
         let path = |path: &Vec<Vec<u8>>| path.iter().map(text).collect::<Vec<_>>().join("/");
         format!(
@@ -62,13 +62,16 @@ impl Intent {
         )
     }
 
-    fn parse(bytes: &[u8]) -> Option<Intent> {
+    pub(super) fn parse(bytes: &[u8]) -> Option<Intent> {
         let text = std::str::from_utf8(bytes).ok()?;
         let lines: Vec<&str> = text.strip_suffix("\nend\n")?.split('\n').collect();
         let [MAGIC, from, to, a_old, a_new, b_old, b_new] = lines[..] else { return None };
         let path = |line: &str| {
             let parts = line.strip_prefix('/')?;
-            parts.split('/').filter(|p| !p.is_empty()).map(component).collect::<Option<Vec<_>>>()
+            if parts.is_empty() {
+                return Some(Vec::new());
+            }
+            parts.split('/').map(component).collect::<Option<Vec<_>>>()
         };
         Some(Intent {
             from_path: path(from)?,
@@ -189,6 +192,11 @@ mod tests {
         let text = intent().encode();
         for end in 0..text.len() {
             assert_eq!(Intent::parse(&text.as_bytes()[..end]), None, "cut at {end}");
+        }
+        // A path is written in one way only.
+        for path in ["//AQx/AQy", "/AQx//AQy", "/AQx/AQy/", "AQx/AQy", ""] {
+            let other = text.replace("/AQx/AQy", path);
+            assert_eq!(Intent::parse(other.as_bytes()), None, "{path}");
         }
         for bad in ["..", "a/b", "", "."] {
             let climbing = Intent { a_old: bad.as_bytes().to_vec(), ..intent() };

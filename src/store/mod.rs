@@ -45,6 +45,8 @@ mod edit;
 mod error;
 mod file;
 mod finish;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod gate;
 mod gone;
 mod gone_names;
