@@ -13,7 +13,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::crypto::{Cipher, KeyTree};
 use crate::entropy::Entropy;
 use crate::format::{
-    EntryId, EntryKind, Geometry, MODE_ATTRIBUTE, open_xattr, seal_xattr, xattr_name,
+    EntryId, EntryKind, Geometry, MODE_ATTRIBUTE, OpenVault, open_xattr, seal_xattr, xattr_name,
 };
 
 use super::layer::Layer;
@@ -122,6 +122,16 @@ pub(crate) struct VaultKeys {
     pub keys: Arc<KeyTree>,
     pub cipher: Cipher,
     pub geometry: Geometry,
+}
+
+impl VaultKeys {
+    pub fn of(vault: &OpenVault) -> Self {
+        VaultKeys {
+            keys: Arc::clone(&vault.keys),
+            cipher: vault.config.cipher,
+            geometry: vault.config.geometry,
+        }
+    }
 }
 
 impl<B: Backing> Core<B> {

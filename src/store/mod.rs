@@ -17,6 +17,7 @@
 //! | `durable` | names that must survive a cut |
 //! | `queue`, `residents`, `gate` | who waits, what is resident, syncs shared |
 //! | `check` | whether everything in a vault authenticates: reads, takes no lock, changes nothing |
+//! | `repair` | what is done about what a check finds |
 //! | `lock`, `recover`, `intent` | before the first operation of a mount |
 //!
 //! The same code runs on the real and on the simulated disk; it starts no threads of its own.
@@ -56,6 +57,7 @@ mod publish_names;
 mod queue;
 mod recover;
 mod rename;
+pub mod repair;
 mod residents;
 mod runs;
 mod settle;
@@ -91,6 +93,9 @@ use tree::has_handles;
 
 /// Name of the control directory in the vault.
 pub const CONTROL_DIR: &[u8] = b".akasha";
+
+/// The directory in the root of the mount where a repair puts what cannot be read.
+pub const LOST_FOUND: &[u8] = b"lost+found";
 
 /// Attributes as the mount shows them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -231,19 +236,19 @@ impl<B: Backing> Store<B> {
         let root = Arc::new(backing.root().attempt("open the vault")?);
         let control = backing.open_dir(&root, CONTROL_DIR).attempt("open .akasha")?;
         let lock = lock::take(&*backing, &control, &options)?;
-        let dirs = ControlDirs {
-            tmp: lock::control_subdir(&*backing, &control, b"tmp", &options)?,
-            layers: lock::control_subdir(&*backing, &control, b"layers", &options)?,
-            inodes: lock::control_subdir(&*backing, &control, b"inodes", &options)?,
-            xattrs: lock::control_subdir(&*backing, &control, b"xattrs", &options)?,
-            root,
-            control,
-        };
-        let keys = VaultKeys {
-            cipher: vault.config.cipher,
-            geometry: vault.config.geometry,
-            keys: vault.keys,
-        };
+        let dirs = lock::control_dirs(&*backing, root, control, &options)?;
+        Self::open_held(backing, VaultKeys::of(&vault), dirs, lock, options, (entropy, clock))
+    }
+
+    /// As [`Store::open`], by whoever holds the lock.
+    fn open_held(
+        backing: Arc<B>,
+        keys: VaultKeys,
+        dirs: ControlDirs<B>,
+        lock: Option<B::Lock>,
+        options: StoreOptions,
+        (entropy, clock): (Arc<dyn Entropy>, Arc<dyn Clock>),
+    ) -> Result<Arc<Self>> {
         let mut hidden = Vec::new();
         if !options.read_only {
             let clean = lock::begin(&*backing, &dirs.control)?;

@@ -13,6 +13,7 @@ use crate::format::config::{self, ConfigParams, KdfParams};
 
 mod check;
 mod names;
+mod repair;
 mod sides;
 mod space;
 mod special;
