@@ -143,8 +143,8 @@ impl Plan {
                 _ => {}
             }
         }
-        // The stub of a damaged file does not matter until it is moved.
-        stubs.retain(|id| !seen.contains(id));
+        // Nor does a count mean anything while names cannot be read; the stub of a damaged file does not matter until it is moved.
+        stubs.retain(|id| !waits && !seen.contains(id));
         plan.settle(backing, dirs, vault, &stubs);
         plan
     }

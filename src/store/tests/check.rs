@@ -5,7 +5,7 @@ use crate::backing::{At, FileKind};
 use crate::store::check::{self, Finding, Kind, Summary};
 
 pub(super) fn checked(disk: &SimDisk) -> (Summary, Vec<Finding>) {
-    let open = config::open(&vault::read_config(disk).unwrap(), b"p").unwrap();
+    let open = unlocked(disk);
     let mut found = Vec::new();
     let summary = {
         let effort = check::Effort { threads: 3, read_bytes: &AtomicU64::new(0) };

@@ -7,7 +7,7 @@ use crate::store::check::{Effort, Kind};
 use crate::store::repair::{Deed, DeedKind, Means, Told, repair};
 
 fn try_repair(disk: &SimDisk) -> Result<Vec<Deed>> {
-    let open = config::open(&vault::read_config(disk).unwrap(), b"p").unwrap();
+    let open = unlocked(disk);
     let read_bytes = AtomicU64::new(0);
     let seed = MOUNTS.fetch_add(1, Ordering::Relaxed);
     let means = Means {
@@ -152,7 +152,7 @@ fn a_file_with_a_bad_block_is_salvaged_beside_and_kept_in_lost_found() {
     let beside = "dir/small (salvaged)".to_owned();
     assert_eq!(short(&deeds), [kept("small"), ("salvaged", beside.clone(), beside)]);
     let content = with_zeros(noise(9000, 1), 4096..8192);
-    assert_eq!(read(&disk, "dir/small (salvaged)").unwrap(), content);
+    assert!(read(&disk, "dir/small (salvaged)").unwrap() == content);
     assert!(matches!(read(&disk, "dir/small"), Err(StoreError::NotFound)));
     let report = read(&disk, "dir/small (salvaged) report.txt").unwrap();
     let report = String::from_utf8(report).unwrap();
@@ -181,9 +181,12 @@ fn what_is_left_of_a_file_without_its_end_is_salvaged() {
         repaired(&disk);
         read(&disk, "dir/small (salvaged)").unwrap()
     };
-    assert_eq!(salvaged(&|disk, path| flip(disk, path, 9000 + 64 + 48 + 100)), plain, "tail");
-    assert_eq!(salvaged(&|disk, path| cut(disk, path, 9000 + 64 + 48 + 256 + 4111)), plain, "grown");
-    assert_eq!(salvaged(&|disk, path| cut(disk, path, 6000)), plain[..4096], "cut");
+    assert!(salvaged(&|disk, path| flip(disk, path, 9000 + 64 + 48 + 100)) == plain, "tail");
+    assert!(salvaged(&|disk, path| cut(disk, path, 9000 + 64 + 48 + 256 + 4111)) == plain, "grown");
+    // Cut to a length that a file of 5648 bytes has, and to one that no file has.
+    let of_cut = salvaged(&|disk, path| cut(disk, path, 6000));
+    assert!(of_cut.len() == 5648 && of_cut[..4096] == plain[..4096], "cut");
+    assert!(salvaged(&|disk, path| cut(disk, path, 64 + 4112 + 261)) == plain[..4096], "cut");
     let disk = gallery();
     flip(&disk, &small(&disk), 30);
     let kinds: Vec<_> = repaired(&disk).iter().map(|deed| deed.kind).collect();
@@ -200,7 +203,7 @@ fn of_a_file_with_a_lost_layer_only_the_newer_blocks_are_given() {
     repaired(&disk);
     let mut want = vec![0; 600 << 10];
     want[8192..12288].fill(7);
-    assert_eq!(read(&disk, "mapped (salvaged)").unwrap(), want);
+    assert!(read(&disk, "mapped (salvaged)").unwrap() == want);
     // With a layer whose end is damaged, all of it.
     let disk = gallery();
     let older = file_of(&disk, b".akasha/layers/", 0..u64::MAX);
@@ -209,7 +212,7 @@ fn of_a_file_with_a_lost_layer_only_the_newer_blocks_are_given() {
     repaired(&disk);
     let mut want = noise(600 << 10, 2);
     want[8192..12288].fill(7);
-    assert_eq!(read(&disk, "mapped (salvaged)").unwrap(), want);
+    assert!(read(&disk, "mapped (salvaged)").unwrap() == want);
 }
 
 #[test]
@@ -219,7 +222,7 @@ fn of_a_file_without_its_newest_layer_the_version_before_is_given() {
     let len = disk.read_path(&top).unwrap().len();
     flip(&disk, &top, len - 1);
     repaired(&disk);
-    assert_eq!(read(&disk, "mapped (salvaged)").unwrap(), noise(600 << 10, 2));
+    assert!(read(&disk, "mapped (salvaged)").unwrap() == noise(600 << 10, 2));
     let report = read(&disk, "mapped (salvaged) report.txt").unwrap();
     assert!(String::from_utf8(report).unwrap().contains("beware: this is an older version"));
 }
@@ -232,10 +235,10 @@ fn a_directory_without_its_name_comes_back_with_all_that_is_in_it() {
     assert_eq!((deeds.len(), deeds[0].kind), (1, DeedKind::Named));
     let dir = String::from_utf8(deeds[0].to.clone()).unwrap();
     assert!(dir.starts_with("lost+found/directory-"), "{dir}");
-    assert_eq!(read(&disk, &format!("{dir}/small")).unwrap(), noise(9000, 1));
+    assert!(read(&disk, &format!("{dir}/small")).unwrap() == noise(9000, 1));
     let long = String::from_utf8(long_name()).unwrap();
-    assert_eq!(read(&disk, &format!("{dir}/{long}")).unwrap(), b"long");
-    assert_eq!(read(&disk, &format!("{dir}/other")).unwrap(), noise(5000, 3));
+    assert!(read(&disk, &format!("{dir}/{long}")).unwrap() == b"long");
+    assert!(read(&disk, &format!("{dir}/other")).unwrap() == noise(5000, 3));
 }
 
 #[test]
@@ -254,7 +257,7 @@ fn files_without_their_names_get_others() {
         .collect();
     got.sort_unstable();
     assert_eq!(got, [4, 5000, 9000]);
-    assert_eq!(read(&disk, "linked").unwrap(), noise(5000, 3));
+    assert!(read(&disk, "linked").unwrap() == noise(5000, 3));
     assert_eq!(found(&disk), []);
 }
 
@@ -270,8 +273,8 @@ fn a_copy_that_a_sync_tool_made_is_read_out() {
     });
     let deeds = repaired(&disk);
     let copied = deeds.iter().find(|deed| deed.kind == DeedKind::Salvaged).unwrap();
-    assert_eq!(read(&disk, std::str::from_utf8(&copied.to).unwrap()).unwrap(), noise(9000, 1));
-    assert_eq!(read(&disk, "dir/small").unwrap(), noise(9000, 1));
+    assert!(read(&disk, std::str::from_utf8(&copied.to).unwrap()).unwrap() == noise(9000, 1));
+    assert!(read(&disk, "dir/small").unwrap() == noise(9000, 1));
 }
 
 #[test]
@@ -338,7 +341,7 @@ fn all_names_of_a_damaged_file_are_dealt_with() {
     repaired(&disk);
     let want = with_zeros(noise(5000, 3), 0..4096);
     for name in ["linked (salvaged)", "dir/other (salvaged)"] {
-        assert_eq!(read(&disk, name).unwrap(), want, "{name}");
+        assert!(read(&disk, name).unwrap() == want, "{name}");
     }
     for name in ["linked", "dir/other"] {
         assert!(matches!(read(&disk, name), Err(StoreError::NotFound)), "{name}");
@@ -361,7 +364,7 @@ fn a_damaged_attribute_is_written_down_and_taken_off() {
     assert_eq!(short(&deeds), [("detached", "dir/small".to_owned(), to.clone())]);
     let record = String::from_utf8(read(&disk, &to).unwrap()).unwrap();
     assert!(record.contains(&data_encoding::HEXLOWER.encode(&was)), "{record}");
-    assert_eq!(read(&disk, "dir/small").unwrap(), noise(9000, 1));
+    assert!(read(&disk, "dir/small").unwrap() == noise(9000, 1));
     // Of a side object, too: it is kept as it is.
     let disk = gallery();
     let side = file_of(&disk, b".akasha/xattrs/", 0..u64::MAX);
@@ -384,7 +387,7 @@ fn a_file_without_names_comes_back_if_its_name_may_be_unreadable() {
     remove(&disk, b".akasha/clean");
     let deeds = repaired(&disk);
     let named = deeds.iter().find(|deed| deed.kind == DeedKind::Named).unwrap();
-    assert_eq!(read(&disk, std::str::from_utf8(&named.to).unwrap()).unwrap(), noise(5000, 3));
+    assert!(read(&disk, std::str::from_utf8(&named.to).unwrap()).unwrap() == noise(5000, 3));
 }
 
 #[test]
@@ -455,6 +458,7 @@ fn a_repair_that_is_cut_short_can_be_repeated() {
                 assert_eq!(try_repair(&after).unwrap(), [], "{what} {operations} {rule:?}");
             }
         }
+        println!("{what}: {cuts} cuts");
         assert!(cuts > 10, "{what}: {cuts}");
     }
 }
