@@ -21,7 +21,7 @@ use super::args::CheckArgs;
 use super::error::{CliError, Result};
 use super::open::{Found, harden};
 use super::password::{PasswordReader, PasswordSource, Purpose};
-use super::{print_text, size};
+use super::{log, print_text, size};
 
 /// Files read at once, at most: each takes a buffer and a descriptor.
 const THREADS_MAX: usize = 8;
@@ -41,6 +41,10 @@ pub fn run(args: CheckArgs) -> Result<()> {
     found.check_cost(args.cost.allow_costly_kdf)?;
     if args.repair && vault::is_held(&found.disk, true).unwrap_or(false) {
         return Err(mounted(&found.path, vault::lock_note(&found.disk)));
+    }
+    if args.repair {
+        // What a mount would warn of is a finding here.
+        log::to_stderr(::log::LevelFilter::Error);
     }
     harden();
     let source = PasswordSource::from(args.password);
@@ -90,7 +94,10 @@ pub fn run(args: CheckArgs) -> Result<()> {
     match (summary.damaged, summary.unchecked) {
         (0, 0) => Ok(()),
         (0, unchecked) => {
-            let what = format!("{unchecked} files or directories of {:?} could not be checked", args.vault);
+            let what = format!(
+                "{unchecked} files or directories of {:?} could not be checked",
+                args.vault
+            );
             Err(CliError::io(what, io::ErrorKind::PermissionDenied.into()))
         }
         (damaged, _) => Err(CliError::DamageFound { vault: args.vault, damaged }),
@@ -129,7 +136,8 @@ impl Progress {
         let is_over = Arc::new(AtomicBool::new(false));
         let Some(disk) = disk else { return Progress { bar: ProgressBar::hidden(), is_over } };
         let bar = ProgressBar::new(0);
-        let style = "{bar:30} {percent:>3} %  {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left";
+        let style =
+            "{bar:30} {percent:>3} %  {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left";
         if let Ok(style) = ProgressStyle::with_template(style) {
             bar.set_style(style);
         }
@@ -194,7 +202,8 @@ fn plain_line(finding: &Finding) -> String {
     if let Some(name) = &finding.name {
         let _ = write!(line, " [{}]", shown(name));
     }
-    let note = if finding.kind.is_damage() || finding.kind == Kind::Unchecked { "" } else { "note: " };
+    let note =
+        if finding.kind.is_damage() || finding.kind == Kind::Unchecked { "" } else { "note: " };
     let _ = write!(line, ": {note}{}", finding.why);
     if let Some(ranges) = plain_ranges(&finding.ranges) {
         let _ = write!(line, " ({ranges})");

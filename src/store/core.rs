@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
@@ -90,6 +90,8 @@ pub(crate) struct Core<B: Backing> {
     /// `.akasha/xattrs`
     pub xattrs: B::Dir,
     pub sides: Sides,
+    /// Whether the end of the mount is to look for what nothing refers to any more.
+    orphans: AtomicBool,
     /// User and group of an ordinary user whose vault it is, where the daemon is root.
     pub guest_of: Option<(u32, u32)>,
     /// Plaintext bytes buffered in edits, over all files.
@@ -163,6 +165,7 @@ impl<B: Backing> Core<B> {
             inodes: dirs.inodes,
             xattrs: dirs.xattrs,
             sides: Sides::default(),
+            orphans: AtomicBool::new(false),
             buffered: AtomicU64::new(0),
             stamp: AtomicU64::new(0),
             devices: RwLock::new(HashMap::new()),
@@ -173,6 +176,16 @@ impl<B: Backing> Core<B> {
             spares: Spares::default(),
             options,
         }
+    }
+
+    /// Something went of which nobody knows what it referred to.
+    pub fn note_orphans(&self) {
+        self.orphans.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether there may be something that nothing refers to.
+    pub fn may_have_orphans(&self) -> bool {
+        self.orphans.load(Ordering::Relaxed)
     }
 
     /// Block length in bytes as an index.

@@ -394,7 +394,13 @@ impl<B: Backing> Store<B> {
         }
         let stat = match node.stat_home(&self.core) {
             // Published between the two looks: its entry is in the tree now.
-            Err(error) if error.is_missing() && !unlinked => node.stat_home(&self.core)?,
+            Err(error) if error.is_missing() && !unlinked => match node.stat_home(&self.core) {
+                // Somebody took it out of `.akasha/inodes`. Its names can still be removed.
+                Err(error) if error.is_missing() && node.place.lock().home.is_inode() => {
+                    return Ok(missing_attr(node, nlink));
+                }
+                again => again?,
+            },
             other => other?,
         };
         let mut attr = node.with_held_times(attr_of(node, &stat));
@@ -423,6 +429,11 @@ impl<B: Backing> Store<B> {
     pub fn set_attr(&self, node: &Arc<Node<B>>, set: &SetAttr) -> Result<Attr> {
         if self.core.options.read_only {
             return Err(StoreError::ReadOnly);
+        }
+        let only_times = (set.mode, set.uid, set.gid) == (None, None, None);
+        if only_times && node.is_unreadable_and_gone(&self.core) {
+            // The kernel tells its times once more when a name goes.
+            return Ok(missing_attr(node, 0));
         }
         let now = self.core.now();
         let time = |change: Option<TimeChange>| {
@@ -719,6 +730,9 @@ impl<B: Backing> Store<B> {
                 log::warn!("the last changes of names may not be durable: {error}");
                 clean = false;
             }
+            if clean && self.core.may_have_orphans() {
+                clean = self.hunt_at_the_end();
+            }
             if clean {
                 lock::end(&*self.core.backing, &self.core.control);
             }
@@ -732,6 +746,48 @@ impl<B: Backing> Store<B> {
             what: "commit everything before the end",
             source: std::io::Error::from_raw_os_error(libc::EIO),
         })
+    }
+}
+
+impl<B: Backing> Store<B> {
+    /// Removes what only something unreadable could have referred to, which was removed.
+    fn hunt_at_the_end(&self) -> bool {
+        let core = &self.core;
+        let hunt = || -> Result<()> {
+            let control = core.backing.open_dir(&core.root, CONTROL_DIR).attempt("open .akasha")?;
+            let root = Arc::clone(&core.root);
+            let dirs = lock::control_dirs(&*core.backing, root, control, &core.options)?;
+            let keys = VaultKeys {
+                cipher: core.cipher,
+                geometry: core.geometry,
+                keys: Arc::clone(&core.keys),
+            };
+            recover::hunt(&*core.backing, &dirs, &keys).map(|_| ())
+        };
+        let hunted = hunt();
+        if let Err(error) = &hunted {
+            log::warn!("what nothing refers to stays for the next mount: {error}");
+        }
+        hunted.is_ok()
+    }
+}
+
+/// What is shown of a file with several names that is not there.
+fn missing_attr<B: Backing>(node: &Node<B>, nlink: u32) -> Attr {
+    let (atime, mtime, ctime) = Default::default();
+    Attr {
+        id: node.id(),
+        kind: node.kind(),
+        size: 0,
+        blocks_512: 0,
+        mode: 0,
+        nlink,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        atime,
+        mtime,
+        ctime,
     }
 }
 

@@ -34,7 +34,10 @@ impl Fault {
 
     /// A call on the vault failed. Who may not look, or has no room to, learns nothing about the vault.
     pub fn io(kind: Kind, what: &str, error: &io::Error) -> Self {
-        Fault::new(if says_nothing(error) { Kind::Unchecked } else { kind }, format!("{what}: {error}"))
+        Fault::new(
+            if says_nothing(error) { Kind::Unchecked } else { kind },
+            format!("{what}: {error}"),
+        )
     }
 }
 
@@ -218,7 +221,9 @@ pub(in crate::store) fn read_pieces<F: PublishedFile>(
     let blocks = vault.geometry.block_count(size);
     let mut skip = |bad: &mut Bad, from: u64, to: u64| {
         if from < to {
-            bad.add(from * block_len..to * block_len, || "the layer that held blocks is lost".into());
+            bad.add(from * block_len..to * block_len, || {
+                "the layer that held blocks is lost".into()
+            });
             uncovered += (to * block_len).min(size) - from * block_len;
         }
     };

@@ -71,11 +71,21 @@ impl<B: Backing> Look<'_, B> {
             (seen.bytes, seen.faults) = match self.backing.open(dir, name) {
                 Ok(top) => {
                     let referred = &mut seen.referred;
-                    read_file(self.backing, self.layers, self.vault, id, top, referred, self.read_bytes)
+                    read_file(
+                        self.backing,
+                        self.layers,
+                        self.vault,
+                        id,
+                        top,
+                        referred,
+                        self.read_bytes,
+                    )
                 }
                 Err(error) => (0, vec![Fault::io(Kind::File, "cannot open it", &error)]),
             };
-            seen.faults.extend(self.attributes(dir, At::Name(name), id));
+            if !seen.faults.iter().any(|fault| fault.kind == Kind::Unchecked) {
+                seen.faults.extend(self.attributes(dir, At::Name(name), id));
+            }
             let after = self.backing.stat(dir, At::Name(name));
             if let Err(error) = &after
                 && error.kind() == std::io::ErrorKind::NotFound

@@ -9,10 +9,10 @@ use crate::format::{
     parse_layer_file_name,
 };
 
-use super::super::{CONTROL_DIR, LOST_FOUND};
 use super::super::core::VaultKeys;
 use super::super::dir::{kind_agrees, read_sidecar, settle_names, stray_sidecars};
 use super::super::error::{Attempt, Result};
+use super::super::{CONTROL_DIR, LOST_FOUND};
 use super::case::{Case, Place};
 use super::content::{Fault, says_nothing};
 use super::look::{Look, Seen};
@@ -270,9 +270,11 @@ impl<'a, B: Backing> Check<'a, B> {
                 .map_err(|_| unreadable("the name does not authenticate in this directory"))?,
             NameClass::Long => read_sidecar(self.backing, dir, &raw.name)
                 .ok_or_else(|| match self.backing.open(dir, &[&raw.name, &b".name"[..]].concat()) {
-                    Err(error) if says_nothing(&error) => {
-                        Fault::io(Kind::Name, "cannot open the file that holds its long name", &error)
-                    }
+                    Err(error) if says_nothing(&error) => Fault::io(
+                        Kind::Name,
+                        "cannot open the file that holds its long name",
+                        &error,
+                    ),
                     _ => unreadable("the file that holds its long name is missing or damaged"),
                 })
                 .and_then(|sealed| {

@@ -116,11 +116,11 @@ pub fn repair<B: Backing>(
     };
     let (root, control_dir) = control()?;
     let mut held = lock::take(&**backing, &control_dir, &means.options)?;
-    // Without the mark of a clean end every mount looks for orphans, until this one has ended.
-    lock::begin(&**backing, &control_dir)?;
     let mut told = HashSet::new();
     let mut dirs = lock::control_dirs(&**backing, root, control_dir, &means.options)?;
     for _ in 0..ROUNDS_MAX {
+        // Until the end of it, whoever mounts looks for orphans.
+        lock::begin(&**backing, &dirs.control)?;
         recover::sweep(&**backing, &dirs, &keys)?;
         recover::hunt(&**backing, &dirs, &keys)?;
         let mut fresh = |finding: &Finding| {

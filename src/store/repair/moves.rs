@@ -5,7 +5,9 @@ use std::io::ErrorKind;
 
 use crate::backing::{At, Backing, FileKind, RenameMode, TempFile};
 use crate::entropy::Entropy;
-use crate::format::{Entry, EntryId, EntryKind, NameClass, classify_name, seal_entry, temp_file_name};
+use crate::format::{
+    Entry, EntryId, EntryKind, NameClass, classify_name, seal_entry, temp_file_name,
+};
 
 use super::super::core::{ControlDirs, VaultKeys};
 use super::super::error::{Attempt, Result, StoreError};

@@ -45,7 +45,9 @@ impl<B: Backing> Salvage<'_, B> {
     pub fn identify(&self, dir: &B::Dir, name: &[u8], kind: FileKind) -> Identity {
         let identity = match kind {
             FileKind::Other => None,
-            FileKind::Dir => self.backing.open_dir(dir, name).ok().and_then(|dir| self.dir_id(&dir)),
+            FileKind::Dir => {
+                self.backing.open_dir(dir, name).ok().and_then(|dir| self.dir_id(&dir))
+            }
             FileKind::File => match self.stub_of(dir, name) {
                 Some(inode) => Some(Identity::NameOf(inode)),
                 None => self.whole_id(dir, name).ok().flatten().map(Identity::File),

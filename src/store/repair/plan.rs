@@ -127,7 +127,8 @@ impl Plan {
                     if backing.stat(&dirs.inodes, At::Name(&inode_file_name(id))).is_ok() {
                         stubs.insert(id);
                     } else if seen.insert(entry.id) {
-                        plan.dangling.push(Damaged::new(case.place, case.name, entry, id, case.why));
+                        plan.dangling
+                            .push(Damaged::new(case.place, case.name, entry, id, case.why));
                     }
                 }
                 (Kind::LinkCount, _, Some(id)) => _ = stubs.insert(id),
@@ -268,4 +269,3 @@ impl<B: Backing> Salvage<'_, B> {
         Some(Nameless { place, name, identity, is_file, why, sibling: None })
     }
 }
-

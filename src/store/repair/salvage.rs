@@ -6,8 +6,8 @@ use std::sync::atomic::AtomicU64;
 
 use crate::backing::{At, Backing, PublishedFile};
 use crate::format::{
-    EntryId, Form, HEADER_LEN, LayerKey, LengthClass, Parent, Role, SideRef, TAIL_LEN, Tail, TailTag, XattrMap,
-    layer_file_name, parse_layer_file_name,
+    EntryId, Form, HEADER_LEN, LayerKey, LengthClass, Parent, Role, SideRef, TAIL_LEN, Tail,
+    TailTag, XattrMap, layer_file_name, parse_layer_file_name,
 };
 
 use super::super::check::{Event, Look, Opened, assemble, open_layer, read_pieces, says_nothing};
@@ -149,7 +149,8 @@ impl<B: Backing> Salvage<'_, B> {
             return (layer.tag == parent.tag).then_some(layer);
         }
         let layer = self.by_length(open().ok()?).filter(|layer| layer.key.id() == parent.layer)?;
-        let why = "the end of an older layer does not authenticate: its form is taken from its length";
+        let why =
+            "the end of an older layer does not authenticate: its form is taken from its length";
         doubt.get_or_insert_with(|| why.to_owned());
         Some(layer)
     }
@@ -157,14 +158,16 @@ impl<B: Backing> Salvage<'_, B> {
     /// The newest whole version of `id` among the older layers.
     fn newest_older(&self, id: EntryId) -> Option<Opened<B::File>> {
         let listing = self.backing.list(&self.dirs.layers).ok()?;
-        let of_it = listing.into_iter().filter(|raw| {
-            parse_layer_file_name(&raw.name).is_some_and(|(owner, _)| owner == id)
-        });
+        let of_it = listing
+            .into_iter()
+            .filter(|raw| parse_layer_file_name(&raw.name).is_some_and(|(owner, _)| owner == id));
         let opened = of_it.filter_map(|raw| {
             let file = self.backing.open(&self.dirs.layers, &raw.name).ok()?;
             open_layer(self.vault, Some(id), file).ok()
         });
-        opened.filter(|layer| layer.tail.role == Role::Version).max_by_key(|layer| layer.tail.commit)
+        opened
+            .filter(|layer| layer.tail.role == Role::Version)
+            .max_by_key(|layer| layer.tail.commit)
     }
 
     /// A layer with something behind its end.
@@ -174,11 +177,12 @@ impl<B: Backing> Salvage<'_, B> {
         let window = (GROWN_LEN_MAX + TAIL_LEN as u64).min(len.checked_sub(HEADER_LEN as u64)?);
         let mut bytes = vec![0; usize::try_from(window).ok()?];
         file.read_at(len - window, &mut bytes).ok()?;
-        let (at, (tail, tag)) = bytes.windows(TAIL_LEN).enumerate().rev().find_map(|(at, sealed)| {
-            let end = len - window + at as u64 + TAIL_LEN as u64;
-            let opened = key.open_tail(sealed.try_into().ok()?, end).ok()?;
-            Some((at, opened))
-        })?;
+        let (at, (tail, tag)) =
+            bytes.windows(TAIL_LEN).enumerate().rev().find_map(|(at, sealed)| {
+                let end = len - window + at as u64 + TAIL_LEN as u64;
+                let opened = key.open_tail(sealed.try_into().ok()?, end).ok()?;
+                Some((at, opened))
+            })?;
         let map = match tail.form {
             Form::Simple => None,
             Form::Link => return None,
@@ -273,7 +277,13 @@ impl<B: Backing> Salvage<'_, B> {
     }
 
     /// What is wrong with an attribute, if anything is.
-    pub fn bad_attribute(&self, dir: &B::Dir, at: At<'_>, id: EntryId, key: &[u8]) -> Option<String> {
+    pub fn bad_attribute(
+        &self,
+        dir: &B::Dir,
+        at: At<'_>,
+        id: EntryId,
+        key: &[u8],
+    ) -> Option<String> {
         match self.look().sealed_attribute(dir, at, id, key) {
             Ok(why) => why,
             Err(error) if says_nothing(&error) => None,

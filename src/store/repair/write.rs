@@ -167,7 +167,8 @@ impl<B: Backing> Writer<'_, B> {
         if Arc::ptr_eq(dir, &self.lost_found) {
             return self.claim(name, mark);
         }
-        let is_taken = |name: &[u8]| !matches!(self.store.lookup(dir, name), Err(StoreError::NotFound));
+        let is_taken =
+            |name: &[u8]| !matches!(self.store.lookup(dir, name), Err(StoreError::NotFound));
         free_name(is_taken, name, mark)
     }
 
