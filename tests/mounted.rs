@@ -35,6 +35,8 @@ mod nameless;
 mod options;
 #[path = "mounted/programs.rs"]
 mod programs;
+#[path = "mounted/repair.rs"]
+mod repair;
 #[path = "mounted/rewritten.rs"]
 mod rewritten;
 #[path = "mounted/shared_maps.rs"]

@@ -253,11 +253,17 @@ pub struct InfoArgs {
 /// `akasha check`
 #[derive(Args, Debug)]
 pub struct CheckArgs {
-    /// The vault's directory; it may be mounted
+    /// The vault's directory; it may be mounted, but not to be repaired
     pub vault: PathBuf,
+    /// Move what cannot be read to lost+found, save what can be of it, mend what can be mended; delete nothing
+    #[arg(long)]
+    pub repair: bool,
     /// Print one JSON object a line, for programs
     #[arg(long)]
     pub json: bool,
+    /// Print what was found and nothing else: no progress, no summary
+    #[arg(long, short)]
+    pub quiet: bool,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub cost: CostArgs,

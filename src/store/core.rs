@@ -13,7 +13,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::crypto::{Cipher, KeyTree};
 use crate::entropy::Entropy;
 use crate::format::{
-    EntryId, EntryKind, Geometry, MODE_ATTRIBUTE, open_xattr, seal_xattr, xattr_name,
+    EntryId, EntryKind, Geometry, MODE_ATTRIBUTE, OpenVault, open_xattr, seal_xattr, xattr_name,
 };
 
 use super::layer::Layer;
@@ -90,6 +90,8 @@ pub(crate) struct Core<B: Backing> {
     /// `.akasha/xattrs`
     pub xattrs: B::Dir,
     pub sides: Sides,
+    /// Whether the end of the mount is to look for what nothing refers to any more.
+    orphans: AtomicBool,
     /// User and group of an ordinary user whose vault it is, where the daemon is root.
     pub guest_of: Option<(u32, u32)>,
     /// Plaintext bytes buffered in edits, over all files.
@@ -126,6 +128,16 @@ pub(crate) struct VaultKeys {
     pub geometry: Geometry,
 }
 
+impl VaultKeys {
+    pub fn of(vault: &OpenVault) -> Self {
+        VaultKeys {
+            keys: Arc::clone(&vault.keys),
+            cipher: vault.config.cipher,
+            geometry: vault.config.geometry,
+        }
+    }
+}
+
 impl<B: Backing> Core<B> {
     pub fn new(
         backing: Arc<B>,
@@ -155,6 +167,7 @@ impl<B: Backing> Core<B> {
             inodes: dirs.inodes,
             xattrs: dirs.xattrs,
             sides: Sides::default(),
+            orphans: AtomicBool::new(false),
             buffered: AtomicU64::new(0),
             is_short: AtomicBool::new(false),
             stamp: AtomicU64::new(0),
@@ -166,6 +179,16 @@ impl<B: Backing> Core<B> {
             spares: Spares::default(),
             options,
         }
+    }
+
+    /// Something went of which nobody knows what it referred to.
+    pub fn note_orphans(&self) {
+        self.orphans.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether there may be something that nothing refers to.
+    pub fn may_have_orphans(&self) -> bool {
+        self.orphans.load(Ordering::Relaxed)
     }
 
     /// Block length in bytes as an index.

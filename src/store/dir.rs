@@ -298,8 +298,8 @@ impl<B: Backing> Node<B> {
         }
         for (entry, _) in dead.conflicts {
             // Two devices made one name: both are shown, the second under a mark, for the user to decide.
-            let shown_as =
-                free_name(&map, &entry.name, &format!(" (conflict {:08x})", entry.id.get() as u32));
+            let mark = format!(" (conflict {:08x})", entry.id.get() as u32);
+            let shown_as = free_name(|name| map.get(name).is_some(), &entry.name, &mark);
             map.insert(&shown_as, shown(entry.id, entry.kind, false));
             // Its backing name is sealed with what it once replaced.
             if let Some(replaced) = entry.replaces {
@@ -313,7 +313,7 @@ impl<B: Backing> Node<B> {
             id.copy_from_slice(&digest[..8]);
             let id = EntryId::from_raw(u64::from_le_bytes(id) >> 1 | 2).expect("not 0 and not 1");
             let name = format!("akasha-damaged-{}", hex8(&digest));
-            let name = free_name(&map, name.as_bytes(), "");
+            let name = free_name(|name| map.get(name).is_some(), name.as_bytes(), "");
             state.damaged.insert(id, backing);
             map.insert(&name, shown(id, EntryKind::File, true));
         }
@@ -501,13 +501,13 @@ pub(super) fn settle_names(entries: &mut Vec<(Entry, Vec<u8>)>) -> Losers {
     losers
 }
 
-/// A name that the map does not have: `name` with `mark`, cut and numbered as needed.
-fn free_name(map: &DirMap, name: &[u8], mark: &str) -> Vec<u8> {
+/// A name that is not taken: `name` with `mark`, cut and numbered as needed.
+pub(super) fn free_name(is_taken: impl Fn(&[u8]) -> bool, name: &[u8], mark: &str) -> Vec<u8> {
     for number in 0_u32.. {
         let mark = if number == 0 { mark.to_owned() } else { format!("{mark}-{number}") };
         let mut candidate = name[..name.len().min(255 - mark.len())].to_vec();
         candidate.extend_from_slice(mark.as_bytes());
-        if map.get(&candidate).is_none() {
+        if !is_taken(&candidate) {
             return candidate;
         }
     }

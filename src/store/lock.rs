@@ -1,10 +1,12 @@
 //! One writer: the vault's lock, who holds it, and whether the last one ended cleanly.
 
+use std::sync::Arc;
+
 use log::warn;
 
 use crate::backing::{At, Backing, PublishedFile, TempFile};
 
-use super::core::StoreOptions;
+use super::core::{ControlDirs, StoreOptions};
 use super::error::{Attempt, Result, StoreError};
 
 /// The file that is locked; its text says who mounts, for people, and is never trusted.
@@ -84,9 +86,26 @@ pub(super) fn note<B: Backing>(backing: &B, control: &B::Dir) -> Option<String> 
     (!line.is_empty()).then_some(line)
 }
 
+/// Opens the control directories.
+pub(crate) fn control_dirs<B: Backing>(
+    backing: &B,
+    root: Arc<B::Dir>,
+    control: B::Dir,
+    options: &StoreOptions,
+) -> Result<ControlDirs<B>> {
+    Ok(ControlDirs {
+        tmp: control_subdir(backing, &control, b"tmp", options)?,
+        layers: control_subdir(backing, &control, b"layers", options)?,
+        inodes: control_subdir(backing, &control, b"inodes", options)?,
+        xattrs: control_subdir(backing, &control, b"xattrs", options)?,
+        root,
+        control,
+    })
+}
+
 /// Opens a control directory; one that is missing is made again (a backup tool may skip empty directories). Where nothing may
 /// be made, `.akasha` itself stands for it: it holds none of its files either, and nothing is changed there.
-pub(crate) fn control_subdir<B: Backing>(
+fn control_subdir<B: Backing>(
     backing: &B,
     control: &B::Dir,
     name: &[u8],

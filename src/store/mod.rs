@@ -18,6 +18,7 @@
 //! | `reserve` | room for small changes on a full disk |
 //! | `queue`, `residents`, `gate` | who waits, what is resident, syncs shared |
 //! | `check` | whether everything in a vault authenticates: reads, takes no lock, changes nothing |
+//! | `repair` | what is done about what a check finds |
 //! | `lock`, `recover`, `intent` | before the first operation of a mount |
 //!
 //! The same code runs on the real and on the simulated disk; it starts no threads of its own.
@@ -59,6 +60,7 @@ mod publish_names;
 mod queue;
 mod recover;
 mod rename;
+pub mod repair;
 mod reserve;
 mod residents;
 mod runs;
@@ -96,6 +98,9 @@ use tree::has_handles;
 
 /// Name of the control directory in the vault.
 pub const CONTROL_DIR: &[u8] = b".akasha";
+
+/// The directory in the root of the mount where a repair puts what cannot be read.
+pub const LOST_FOUND: &[u8] = b"lost+found";
 
 /// Attributes as the mount shows them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -242,19 +247,19 @@ impl<B: Backing> Store<B> {
         let root = Arc::new(backing.root().attempt("open the vault")?);
         let control = backing.open_dir(&root, CONTROL_DIR).attempt("open .akasha")?;
         let lock = lock::take(&*backing, &control, &options)?;
-        let dirs = ControlDirs {
-            tmp: lock::control_subdir(&*backing, &control, b"tmp", &options)?,
-            layers: lock::control_subdir(&*backing, &control, b"layers", &options)?,
-            inodes: lock::control_subdir(&*backing, &control, b"inodes", &options)?,
-            xattrs: lock::control_subdir(&*backing, &control, b"xattrs", &options)?,
-            root,
-            control,
-        };
-        let keys = VaultKeys {
-            cipher: vault.config.cipher,
-            geometry: vault.config.geometry,
-            keys: vault.keys,
-        };
+        let dirs = lock::control_dirs(&*backing, root, control, &options)?;
+        Self::open_held(backing, VaultKeys::of(&vault), dirs, lock, options, (entropy, clock))
+    }
+
+    /// As [`Store::open`], by whoever holds the lock.
+    fn open_held(
+        backing: Arc<B>,
+        keys: VaultKeys,
+        dirs: ControlDirs<B>,
+        lock: Option<B::Lock>,
+        options: StoreOptions,
+        (entropy, clock): (Arc<dyn Entropy>, Arc<dyn Clock>),
+    ) -> Result<Arc<Self>> {
         let mut hidden = Vec::new();
         if !options.read_only {
             let clean = lock::begin(&*backing, &dirs.control)?;
@@ -405,7 +410,13 @@ impl<B: Backing> Store<B> {
         }
         let stat = match node.stat_home(&self.core) {
             // Published between the two looks: its entry is in the tree now.
-            Err(error) if error.is_missing() && !unlinked => node.stat_home(&self.core)?,
+            Err(error) if error.is_missing() && !unlinked => match node.stat_home(&self.core) {
+                // Somebody took it out of `.akasha/inodes`. Its names can still be removed.
+                Err(error) if error.is_missing() && node.place.lock().home.is_inode() => {
+                    return Ok(missing_attr(node, nlink));
+                }
+                again => again?,
+            },
             other => other?,
         };
         let mut attr = node.with_held_times(attr_of(node, &stat));
@@ -447,6 +458,11 @@ impl<B: Backing> Store<B> {
     pub fn set_attr(&self, node: &Arc<Node<B>>, set: &SetAttr) -> Result<Attr> {
         if self.core.options.read_only {
             return Err(StoreError::ReadOnly);
+        }
+        let only_times = (set.mode, set.uid, set.gid) == (None, None, None);
+        if only_times && node.is_unreadable_and_gone(&self.core) {
+            // The kernel tells its times once more when a name goes.
+            return Ok(missing_attr(node, 0));
         }
         let now = self.core.now();
         let time = |change: Option<TimeChange>| {
@@ -747,6 +763,9 @@ impl<B: Backing> Store<B> {
                 log::warn!("the last changes of names may not be durable: {error}");
                 clean = false;
             }
+            if clean && self.core.may_have_orphans() {
+                clean = self.hunt_at_the_end();
+            }
             if clean {
                 lock::end(&*self.core.backing, &self.core.control);
             }
@@ -760,6 +779,48 @@ impl<B: Backing> Store<B> {
             what: "commit everything before the end",
             source: std::io::Error::from_raw_os_error(libc::EIO),
         })
+    }
+}
+
+impl<B: Backing> Store<B> {
+    /// Removes what only something unreadable could have referred to, which was removed.
+    fn hunt_at_the_end(&self) -> bool {
+        let core = &self.core;
+        let hunt = || -> Result<()> {
+            let control = core.backing.open_dir(&core.root, CONTROL_DIR).attempt("open .akasha")?;
+            let root = Arc::clone(&core.root);
+            let dirs = lock::control_dirs(&*core.backing, root, control, &core.options)?;
+            let keys = VaultKeys {
+                cipher: core.cipher,
+                geometry: core.geometry,
+                keys: Arc::clone(&core.keys),
+            };
+            recover::hunt(&*core.backing, &dirs, &keys).map(|_| ())
+        };
+        let hunted = hunt();
+        if let Err(error) = &hunted {
+            log::warn!("what nothing refers to stays for the next mount: {error}");
+        }
+        hunted.is_ok()
+    }
+}
+
+/// What is shown of a file with several names that is not there.
+fn missing_attr<B: Backing>(node: &Node<B>, nlink: u32) -> Attr {
+    let (atime, mtime, ctime) = Default::default();
+    Attr {
+        id: node.id(),
+        kind: node.kind(),
+        size: 0,
+        blocks_512: 0,
+        mode: 0,
+        nlink,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        atime,
+        mtime,
+        ctime,
     }
 }
 

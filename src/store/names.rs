@@ -558,8 +558,9 @@ impl<B: Backing> Store<B> {
         }
         self.gone_names.hand_over(inode, dir, state);
         if !self.stub_counts(inode) {
-            // Other names may be copies. The hunt after an unclean end looks at all of them.
+            // Other names may be copies. The end of the mount looks at all of them.
             log::warn!("entry {:016x}: its names cannot be counted; it is kept", inode.get());
+            self.core.note_orphans();
             return;
         }
         let Some(node) = live else {

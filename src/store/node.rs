@@ -102,6 +102,13 @@ pub(crate) enum Home<B: Backing> {
     Gone,
 }
 
+impl<B: Backing> Home<B> {
+    /// Whether it is the place of a file with several names.
+    pub fn is_inode(&self) -> bool {
+        matches!(self, Home::Inode)
+    }
+}
+
 impl<B: Backing> Clone for Home<B> {
     fn clone(&self) -> Self {
         match self {
@@ -404,6 +411,21 @@ impl<B: Backing> Node<B> {
             }
         }
         Err(last)
+    }
+
+    /// Whether it is a stand-in whose object was removed, or a file with several names that somebody took away.
+    pub(crate) fn is_unreadable_and_gone(&self, core: &Core<B>) -> bool {
+        let place = self.place.lock();
+        match &self.body {
+            Body::Damaged => place.link.is_none(),
+            Body::File(_) if place.home.is_inode() => {
+                drop(place);
+                let name = inode_file_name(self.id);
+                let stat = core.backing.stat(&core.inodes, At::Name(&name));
+                stat.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+            }
+            Body::File(_) | Body::Dir(_) | Body::Name(_) => false,
+        }
     }
 
     /// Opens the backing entry's file.

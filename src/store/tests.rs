@@ -15,6 +15,7 @@ mod check;
 mod faults;
 mod full_disk;
 mod names;
+mod repair;
 mod sides;
 mod space;
 mod special;
@@ -39,10 +40,24 @@ fn vault_on(disk: &SimDisk) {
     vault::create(disk, &bytes).unwrap();
 }
 
+/// Opens a vault; its key is derived once for all tests.
+fn unlocked(disk: &SimDisk) -> OpenVault {
+    type Known = (Vec<u8>, config::VaultConfig, Arc<crate::crypto::KeyTree>);
+    static KNOWN: Mutex<Vec<Known>> = Mutex::new(Vec::new());
+    let bytes = vault::read_config(disk).unwrap();
+    let mut known = KNOWN.lock();
+    if !known.iter().any(|(of, ..)| *of == bytes) {
+        let open = config::open(&bytes, b"p").unwrap();
+        known.push((bytes.clone(), open.config, open.keys));
+    }
+    let (_, config, keys) = known.iter().find(|(of, ..)| *of == bytes).unwrap();
+    OpenVault { config: config.clone(), keys: Arc::clone(keys) }
+}
+
 static MOUNTS: AtomicU64 = AtomicU64::new(100);
 
 fn mount_with(disk: &SimDisk, options: StoreOptions) -> Arc<Store<SimDisk>> {
-    let open = config::open(&vault::read_config(disk).unwrap(), b"p").unwrap();
+    let open = unlocked(disk);
     let entropy = SeededEntropy::new(MOUNTS.fetch_add(1, Ordering::Relaxed));
     let clock = Arc::new(SystemClock::new());
     Store::open(Arc::new(disk.clone()), open, options, Arc::new(entropy), clock).unwrap()

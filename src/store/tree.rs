@@ -592,6 +592,11 @@ impl<B: Backing> Store<B> {
         let fd = dir.dir_fd(&self.core)?;
         if let Some(backing) = state.damaged.remove(&id) {
             remove_tree(&self.core, &fd, &backing)?;
+            // Nobody knows what it referred to: the end of the mount looks.
+            self.core.note_orphans();
+        }
+        if let Some(node) = self.nodes.get(id) {
+            node.place.lock().link = None;
         }
         dir.dir()?.names.count();
         state.map_mut().remove(name);

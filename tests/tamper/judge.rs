@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use akasha::backing::Backing;
 use akasha::clock::SystemClock;
@@ -60,8 +61,9 @@ pub fn judge<B: Backing>(
     let look = || {
         let again = OpenVault { config: vault.config.clone(), keys: Arc::clone(&vault.keys) };
         let mut verdict = Verdict::default();
-        let checked =
-            (read_only && allowed.check).then(|| check::check(&**disk, &again, 1, &mut |_| {}));
+        let effort = check::Effort { threads: 1, read_bytes: &AtomicU64::new(0) };
+        let checked = (read_only && allowed.check)
+            .then(|| check::check(&**disk, &again, effort, &mut |_| {}));
         let options = StoreOptions { read_only, ..StoreOptions::default() };
         let entropy = Arc::new(SeededEntropy::new(7));
         match Store::open(Arc::clone(disk), again, options, entropy, Arc::new(SystemClock::new())) {

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::io;
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::backing::{Backing, PublishedFile};
 use crate::format::{
@@ -20,7 +21,7 @@ const CHUNK_LEN: u64 = 1 << 20;
 
 /// Why a file, or a part of it, cannot be read.
 #[derive(Debug)]
-pub(super) struct Fault {
+pub(in crate::store) struct Fault {
     pub kind: Kind,
     pub why: String,
     pub ranges: Vec<Range<u64>>,
@@ -31,33 +32,43 @@ impl Fault {
         Fault { kind, why: why.into(), ranges: Vec::new() }
     }
 
-    fn io(what: &str, error: &io::Error) -> Self {
-        Fault::new(Kind::File, format!("{what}: {error}"))
+    /// A call on the vault failed. Who may not look, or has no room to, learns nothing about the vault.
+    pub fn io(kind: Kind, what: &str, error: &io::Error) -> Self {
+        Fault::new(
+            if says_nothing(error) { Kind::Unchecked } else { kind },
+            format!("{what}: {error}"),
+        )
     }
 }
 
-/// A verified layer.
-struct Opened<F> {
-    file: F,
-    key: LayerKey,
-    tail: Tail,
-    tag: TailTag,
-    map: Option<LayerMap>,
+/// Whether an error is about who checks, not about the vault.
+pub(in crate::store) fn says_nothing(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::PermissionDenied
+        || matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM))
 }
 
-/// Opens the layer `file` of the entry `id`, as a mount does.
-fn open_layer<F: PublishedFile>(
+/// A verified layer.
+pub(in crate::store) struct Opened<F> {
+    pub file: F,
+    pub key: LayerKey,
+    pub tail: Tail,
+    pub tag: TailTag,
+    pub map: Option<LayerMap>,
+}
+
+/// Opens the layer `file` of the entry `id` (of whatever entry, if `None`), as a mount does.
+pub(in crate::store) fn open_layer<F: PublishedFile>(
     vault: &VaultKeys,
-    id: EntryId,
+    id: Option<EntryId>,
     file: F,
 ) -> Result<Opened<F>, Fault> {
     let broken = |why: &str| Fault::new(Kind::File, why);
-    let len = file.stat().map_err(|e| Fault::io("cannot stat it", &e))?.len;
+    let len = file.stat().map_err(|e| Fault::io(Kind::File, "cannot stat it", &e))?.len;
     if matches!(vault.geometry.classify(len), LengthClass::Invalid | LengthClass::Stub) {
         return Err(broken(&format!("no version of a file has {len} bytes: it was cut or grown")));
     }
     let read = |at: u64, out: &mut [u8]| {
-        file.read_at(at, out).map_err(|e| Fault::io("cannot read it", &e))
+        file.read_at(at, out).map_err(|e| Fault::io(Kind::File, "cannot read it", &e))
     };
     let mut header = [0; HEADER_LEN];
     read(0, &mut header)?;
@@ -67,7 +78,7 @@ fn open_layer<F: PublishedFile>(
     let mut sealed = [0; TAIL_LEN];
     read(tail_at, &mut sealed)?;
     let (tail, tag) = key.open_tail(&sealed, len).map_err(|e| broken(&e.to_string()))?;
-    if tail.entry_id != id {
+    if id.is_some_and(|id| tail.entry_id != id) {
         return Err(broken("it holds another file's content"));
     }
     let map = match tail.form {
@@ -88,29 +99,30 @@ fn open_layer<F: PublishedFile>(
 
 /// Reads the published version `top` of the entry `id`, all of it. Returns how many plaintext bytes authenticate, and
 /// what does not. Notes which older layers it refers to.
-pub(super) fn read_file<B: Backing>(
+pub(in crate::store) fn read_file<B: Backing>(
     backing: &B,
     layers_dir: Option<&B::Dir>,
     vault: &VaultKeys,
     id: EntryId,
     top: B::File,
     referred: &mut HashSet<(EntryId, ObjectId)>,
+    read_bytes: &AtomicU64,
 ) -> (u64, Vec<Fault>) {
     let layers = match open_layers(backing, layers_dir, vault, id, top, referred) {
         Ok(layers) => layers,
         Err(fault) => return (0, vec![fault]),
     };
-    let Some(pieces) = assemble(vault, &layers) else {
+    let size = layers[0].tail.size;
+    let layers: Vec<_> = layers.into_iter().map(Some).collect();
+    let pieces = assemble(vault, size, &layers);
+    if pieces.blocks() != vault.geometry.block_count(size) {
         return (0, vec![Fault::new(Kind::File, "its layers do not cover it")]);
-    };
-    let mut bad = Bad { size: layers[0].tail.size, ranges: Vec::new(), why: String::new() };
-    let mut good = 0;
-    let mut buffer = Vec::new();
-    for run in pieces.iter() {
-        if let Piece::Slot { layer, slot } = run.value {
-            good += read_run(vault, &layers[layer as usize], run, slot, &mut buffer, &mut bad);
-        }
     }
+    let mut good = 0;
+    let (bad, _) = read_pieces(vault, size, &layers, &pieces, &mut |event| match event {
+        Event::Read(bytes) => _ = read_bytes.fetch_add(bytes, Ordering::Relaxed),
+        Event::Good(_, plain) => good += plain.len() as u64,
+    });
     let fault = (!bad.ranges.is_empty()).then_some(Fault {
         kind: Kind::Content,
         why: bad.why,
@@ -127,7 +139,7 @@ fn open_layers<B: Backing>(
     top: B::File,
     referred: &mut HashSet<(EntryId, ObjectId)>,
 ) -> Result<Vec<Opened<B::File>>, Fault> {
-    let top = open_layer(vault, id, top)?;
+    let top = open_layer(vault, Some(id), top)?;
     if top.tail.role != Role::Version {
         return Err(Fault::new(Kind::File, "it is no version of a file"));
     }
@@ -137,10 +149,14 @@ fn open_layers<B: Backing>(
     for parent in parents {
         let name = layer_file_name(parent.owner, parent.layer);
         let shown = String::from_utf8_lossy(&name).into_owned();
-        let wrong = |why: &str| Fault::new(Kind::Layer, format!("its older layer {shown}: {why}"));
+        let at = format!("its older layer {shown}");
+        let wrong = |why: &str| Fault::new(Kind::Layer, format!("{at}: {why}"));
         let dir = layers_dir.ok_or_else(|| wrong("there is no .akasha/layers"))?;
-        let file = backing.open(dir, &name).map_err(|e| wrong(&e.to_string()))?;
-        let layer = open_layer(vault, id, file).map_err(|fault| wrong(&fault.why))?;
+        let file = backing.open(dir, &name).map_err(|e| Fault::io(Kind::Layer, &at, &e))?;
+        let layer = open_layer(vault, Some(id), file).map_err(|fault| match fault.kind {
+            Kind::Unchecked => fault,
+            _ => wrong(&fault.why),
+        })?;
         if layer.key.id() != parent.layer || layer.tag != parent.tag {
             return Err(wrong("another one than the file refers to"));
         }
@@ -149,14 +165,23 @@ fn open_layers<B: Backing>(
     Ok(layers)
 }
 
-/// As `Snapshot::open` puts layers together.
-fn assemble<F>(vault: &VaultKeys, layers: &[Opened<F>]) -> Option<RunMap<Piece>> {
-    let blocks = vault.geometry.block_count(layers[0].tail.size);
+/// As `Snapshot::open` puts layers together. What a layer that is lost (`None`), or one below it, may have held has no piece:
+/// the lost one could have replaced it.
+pub(in crate::store) fn assemble<F>(
+    vault: &VaultKeys,
+    size: u64,
+    layers: &[Option<Opened<F>>],
+) -> RunMap<Piece> {
     let mut pieces = RunMap::default();
-    for (index, opened) in layers.iter().enumerate().rev() {
-        let layer = u32::try_from(index).ok()?;
+    for (layer, opened) in (0_u32..).zip(layers).collect::<Vec<_>>().into_iter().rev() {
+        let Some(opened) = opened else {
+            pieces = RunMap::default();
+            continue;
+        };
         let Some(map) = &opened.map else {
-            pieces.insert(0, opened.tail.slots, Piece::Slot { layer, slot: 0 });
+            if opened.tail.slots > 0 {
+                pieces.insert(0, opened.tail.slots, Piece::Slot { layer, slot: 0 });
+            }
             continue;
         };
         for extent in &map.extents {
@@ -168,15 +193,58 @@ fn assemble<F>(vault: &VaultKeys, layers: &[Opened<F>]) -> Option<RunMap<Piece>>
             pieces.insert(extent.block, extent.count, piece);
         }
     }
-    pieces.remove(blocks..u64::MAX);
-    (pieces.blocks() == blocks).then_some(pieces)
+    pieces.remove(vault.geometry.block_count(size)..u64::MAX);
+    pieces
+}
+
+/// What reading blocks tells of.
+pub(in crate::store) enum Event<'a> {
+    /// So many bytes of ciphertext were read.
+    Read(u64),
+    /// These plaintext bytes authenticate, at this offset of the file.
+    Good(u64, &'a [u8]),
+}
+
+/// Reads the blocks of a file of `size` bytes. Returns what does not authenticate, and how many bytes have no piece; those are
+/// among the former.
+pub(in crate::store) fn read_pieces<F: PublishedFile>(
+    vault: &VaultKeys,
+    size: u64,
+    layers: &[Option<Opened<F>>],
+    pieces: &RunMap<Piece>,
+    tell: &mut dyn FnMut(Event<'_>),
+) -> (Bad, u64) {
+    let mut bad = Bad { size, ranges: Vec::new(), why: String::new() };
+    let mut buffer = Vec::new();
+    let (mut next, mut uncovered) = (0, 0);
+    let block_len = vault.geometry.block_len();
+    let blocks = vault.geometry.block_count(size);
+    let mut skip = |bad: &mut Bad, from: u64, to: u64| {
+        if from < to {
+            bad.add(from * block_len..to * block_len, || {
+                "the layer that held blocks is lost".into()
+            });
+            uncovered += (to * block_len).min(size) - from * block_len;
+        }
+    };
+    for run in pieces.iter() {
+        skip(&mut bad, next, run.block);
+        next = run.end();
+        if let Piece::Slot { layer, slot } = run.value
+            && let Some(layer) = &layers[layer as usize]
+        {
+            read_run(vault, layer, run, slot, &mut buffer, &mut bad, tell);
+        }
+    }
+    skip(&mut bad, next, blocks);
+    (bad, uncovered)
 }
 
 /// The bytes of a file that do not authenticate, ascending.
-struct Bad {
+pub(in crate::store) struct Bad {
     size: u64,
-    ranges: Vec<Range<u64>>,
-    why: String,
+    pub ranges: Vec<Range<u64>>,
+    pub why: String,
 }
 
 impl Bad {
@@ -193,7 +261,7 @@ impl Bad {
     }
 }
 
-/// Authenticates a run of slots; returns how many plaintext bytes are good.
+/// Authenticates a run of slots.
 fn read_run<F: PublishedFile>(
     vault: &VaultKeys,
     layer: &Opened<F>,
@@ -201,7 +269,8 @@ fn read_run<F: PublishedFile>(
     first_slot: u64,
     buffer: &mut Vec<u8>,
     bad: &mut Bad,
-) -> u64 {
+    tell: &mut dyn FnMut(Event<'_>),
+) {
     let geometry = vault.geometry;
     let (block_len, slot_len) = (geometry.block_len(), geometry.slot_len());
     let len_of = |slot: u64| {
@@ -212,7 +281,7 @@ fn read_run<F: PublishedFile>(
         }
     };
     let at_once = (CHUNK_LEN / slot_len).max(1);
-    let (mut done, mut good) = (0, 0);
+    let mut done = 0;
     while done < run.count {
         let count = at_once.min(run.count - done);
         let slot = first_slot + done;
@@ -230,13 +299,18 @@ fn read_run<F: PublishedFile>(
             let bytes = block * block_len..(block + 1) * block_len;
             if !whole && let Err(error) = layer.file.read_at(geometry.slot_offset(at), cipher) {
                 bad.add(bytes, || format!("blocks cannot be read: {error}"));
-            } else if layer.key.open_slot(at, cipher).is_err() {
-                bad.add(bytes, || "blocks do not authenticate".to_owned());
-            } else {
-                good += bytes.end.min(bad.size).saturating_sub(bytes.start);
+                continue;
+            }
+            match layer.key.open_slot(at, cipher) {
+                Ok(plain_len) => {
+                    let len = plain_len as u64;
+                    let len = len.min(bad.size.saturating_sub(bytes.start));
+                    tell(Event::Good(bytes.start, &cipher[..usize::try_from(len).unwrap_or(0)]));
+                }
+                Err(_) => bad.add(bytes, || "blocks do not authenticate".to_owned()),
             }
         }
+        tell(Event::Read(len));
         done += count;
     }
-    good
 }

@@ -1,25 +1,45 @@
 //! Files with several names, and what stands in the control directory beside them.
 
+use std::rc::Rc;
+
 use crate::backing::{At, Backing, FileKind, PublishedFile};
 use crate::format::{
-    EntryId, STUB_LEN, Stub, inode_file_name, is_temp_name, layer_file_name, open_stub,
+    Entry, EntryId, STUB_LEN, Stub, inode_file_name, is_temp_name, layer_file_name, open_stub,
     parse_inode_name, parse_layer_file_name, stub_file_name,
 };
 
+use super::super::core::VaultKeys;
 use super::Kind;
+use super::case::{Case, Place};
 use super::content::Fault;
-use super::walk::Check;
+use super::walk::{Ahead, Check};
+
+/// The control directories that a check looks at.
+const CONTROLLED: [&[u8]; 4] = [b"tmp", b"layers", b"inodes", b"xattrs"];
 
 impl<B: Backing> Check<'_, B> {
     /// A name of the file `inode`: the stub under it, and at the first one the file.
-    pub fn one_of_several(&mut self, path: Vec<u8>, dir: &B::Dir, name: &[u8], inode: EntryId) {
-        if let Err(why) = self.stub(dir, name, inode) {
+    pub fn one_of_several(
+        &mut self,
+        here: &Rc<Ahead>,
+        dir: &B::Dir,
+        name: &[u8],
+        entry: &Entry,
+        inode: EntryId,
+    ) {
+        let place = Place::Tree(Rc::clone(here));
+        let path = here.path(&entry.name);
+        let lost = |check: &mut Self, fault: Fault| {
+            check.note_case(&place, name, Some(entry), inode, &fault);
+            check.find(path.clone(), None, fault);
+        };
+        if let Err(fault) = read_stub(self.backing, self.vault, dir, name, inode) {
             // Names disappear; what a name stands for never changes.
             if self.backing.stat(dir, At::Name(name)).is_err() {
                 self.summary.vanished += 1;
                 return;
             }
-            self.find(path.clone(), None, Fault::new(Kind::Link, why));
+            lost(self, fault);
         }
         let names = self.named.entry(inode).or_default();
         *names += 1;
@@ -27,7 +47,7 @@ impl<B: Backing> Check<'_, B> {
         let file_name = inode_file_name(inode);
         let Some(inodes) = self.inodes.take() else {
             let why = "there is no .akasha/inodes, which held its content";
-            return self.find(path, None, Fault::new(Kind::Link, why));
+            return lost(self, Fault::new(Kind::Link, why));
         };
         let missing = self
             .backing
@@ -39,35 +59,18 @@ impl<B: Backing> Check<'_, B> {
                 self.summary.vanished += 1;
             } else {
                 let why = "the file that it is a name of is missing in .akasha/inodes";
-                self.find(path, None, Fault::new(Kind::Link, why));
+                lost(self, Fault::new(Kind::Link, why));
             }
         } else if is_first {
-            self.file(&path, &inodes, &file_name, inode);
+            let seen = self.look().file(&inodes, &file_name, inode);
+            self.tell(&path, &place, name, entry, inode, seen);
         }
         self.inodes = Some(inodes);
     }
 
-    /// Whether a stub stands for the file `inode`; returns what it says.
-    fn stub(&self, dir: &B::Dir, name: &[u8], inode: EntryId) -> Result<(Stub, u64, u32), String> {
-        let file = self.backing.open(dir, name).map_err(|e| format!("cannot open it: {e}"))?;
-        let stat = file.stat().map_err(|e| format!("cannot stat it: {e}"))?;
-        if stat.len != STUB_LEN as u64 {
-            return Err(format!("its stub has {} bytes: it was cut or grown", stat.len));
-        }
-        let mut bytes = [0; STUB_LEN];
-        file.read_at(0, &mut bytes).map_err(|e| format!("cannot read it: {e}"))?;
-        let vault = &self.vault;
-        let stub = open_stub(&vault.keys, vault.cipher, vault.geometry, &bytes)
-            .map_err(|_| "its stub does not authenticate".to_owned())?;
-        if stub.inode != inode {
-            return Err("its stub stands for another file".to_owned());
-        }
-        Ok((stub, stat.ino, stat.nlink))
-    }
-
     /// What is in `.akasha/{tmp,layers,inodes,xattrs}`, after the whole tree.
     pub fn control(&mut self) {
-        for name in [&b"tmp"[..], b"layers", b"inodes", b"xattrs"] {
+        for name in CONTROLLED {
             let shown = format!(".akasha/{}", String::from_utf8_lossy(name));
             let Ok(dir) = self.backing.open_dir(&self.control, name) else {
                 let why = format!("there is no {shown}: the next mount makes it");
@@ -77,7 +80,7 @@ impl<B: Backing> Check<'_, B> {
             let listing = match self.backing.list(&dir) {
                 Ok(listing) => listing,
                 Err(error) => {
-                    let fault = Fault::new(Kind::Directory, format!("cannot list it: {error}"));
+                    let fault = Fault::io(Kind::Directory, "cannot list it", &error);
                     self.find(Vec::new(), Some(shown.as_bytes()), fault);
                     continue;
                 }
@@ -92,6 +95,7 @@ impl<B: Backing> Check<'_, B> {
                 let at = [shown.as_bytes(), b"/", &raw.name].concat();
                 if !is_ours {
                     let fault = Fault::new(Kind::Foreign, "not made by akasha");
+                    self.note_case(&Place::Control(name), &raw.name, None, None, &fault);
                     self.find(Vec::new(), Some(&at), fault);
                 } else if name == b"tmp" {
                     let why = "a mount is using it, or left it behind: the next mount removes it";
@@ -110,7 +114,7 @@ impl<B: Backing> Check<'_, B> {
     /// Layers that were there all the time and that no file refers to. Says nothing if there are files that could not be
     /// read.
     fn orphans(&mut self, dir: &B::Dir) {
-        if self.summary.damaged + self.summary.vanished > 0 {
+        if self.summary.damaged + self.summary.vanished + self.kept > 0 {
             return;
         }
         for layer in std::mem::take(&mut self.layers_before) {
@@ -132,6 +136,14 @@ impl<B: Backing> Check<'_, B> {
             if raw.name == inode_file_name(inode) && !self.named.contains_key(&inode) {
                 let at = [b".akasha/inodes/", raw.name.as_slice()].concat();
                 let why = "a file without names: the next mount after an unclean end removes it";
+                self.cases.push(Case {
+                    kind: Kind::Leftover,
+                    why: "a file without names".to_owned(),
+                    place: Place::Control(b"inodes"),
+                    name: raw.name.clone(),
+                    entry: None,
+                    id: Some(inode),
+                });
                 self.find(Vec::new(), Some(&at), Fault::new(Kind::Leftover, why));
             }
         }
@@ -140,12 +152,15 @@ impl<B: Backing> Check<'_, B> {
         for (inode, names) in named {
             let name = stub_file_name(inode);
             let at = [b".akasha/inodes/", name.as_slice()].concat();
-            let fault = match self.stub(dir, &name, inode) {
+            let fault = match read_stub(self.backing, self.vault, dir, &name, inode) {
                 // The file may have lost its names meanwhile, and its stub with them.
                 Err(_) if self.backing.stat(dir, At::Name(&inode_file_name(inode))).is_err() => {
                     continue;
                 }
-                Err(why) => Fault::new(Kind::LinkCount, format!("{why}: names cannot be counted")),
+                Err(fault) if fault.kind == Kind::Unchecked => fault,
+                Err(Fault { why, .. }) => {
+                    Fault::new(Kind::LinkCount, format!("{why}: names cannot be counted"))
+                }
                 // A copy of a vault does not count: its names are separate files.
                 Ok((stub, native, links)) if stub.native == native && links != names + 1 => {
                     let counted = links.saturating_sub(1);
@@ -154,7 +169,33 @@ impl<B: Backing> Check<'_, B> {
                 }
                 Ok(_) => continue,
             };
+            self.note_case(&Place::Control(b"inodes"), &name, None, inode, &fault);
             self.find(Vec::new(), Some(&at), fault);
         }
     }
+}
+
+/// Whether a stub stands for the file `inode`; returns what it says, its number and its native link count.
+fn read_stub<B: Backing>(
+    backing: &B,
+    vault: &VaultKeys,
+    dir: &B::Dir,
+    name: &[u8],
+    inode: EntryId,
+) -> Result<(Stub, u64, u32), Fault> {
+    let broken = |why: &str| Fault::new(Kind::Link, why);
+    let call = |what| move |error| Fault::io(Kind::Link, what, &error);
+    let file = backing.open(dir, name).map_err(call("cannot open its stub"))?;
+    let stat = file.stat().map_err(call("cannot stat its stub"))?;
+    if stat.len != STUB_LEN as u64 {
+        return Err(broken(&format!("its stub has {} bytes: it was cut or grown", stat.len)));
+    }
+    let mut bytes = [0; STUB_LEN];
+    file.read_at(0, &mut bytes).map_err(call("cannot read its stub"))?;
+    let stub = open_stub(&vault.keys, vault.cipher, vault.geometry, &bytes)
+        .map_err(|_| broken("its stub does not authenticate"))?;
+    if stub.inode != inode {
+        return Err(broken("its stub stands for another file"));
+    }
+    Ok((stub, stat.ino, stat.nlink))
 }

@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
@@ -20,17 +20,19 @@ use super::content::{Fault, read_file};
 use super::walk::TRIES;
 
 /// What reading a file takes.
-pub(super) struct Look<'a, B: Backing> {
+pub(in crate::store) struct Look<'a, B: Backing> {
     pub backing: &'a B,
     pub vault: &'a VaultKeys,
     pub layers: Option<&'a B::Dir>,
     /// `.akasha/xattrs`
     pub sides: Option<&'a B::Dir>,
+    /// Bytes of ciphertext read so far.
+    pub read_bytes: &'a AtomicU64,
 }
 
 /// What reading a file gave.
 #[derive(Default)]
-pub(super) struct Seen {
+pub(in crate::store) struct Seen {
     pub bytes: u64,
     pub faults: Vec<Fault>,
     pub referred: HashSet<(EntryId, ObjectId)>,
@@ -69,11 +71,21 @@ impl<B: Backing> Look<'_, B> {
             (seen.bytes, seen.faults) = match self.backing.open(dir, name) {
                 Ok(top) => {
                     let referred = &mut seen.referred;
-                    read_file(self.backing, self.layers, self.vault, id, top, referred)
+                    read_file(
+                        self.backing,
+                        self.layers,
+                        self.vault,
+                        id,
+                        top,
+                        referred,
+                        self.read_bytes,
+                    )
                 }
-                Err(error) => (0, vec![Fault::new(Kind::File, format!("cannot open it: {error}"))]),
+                Err(error) => (0, vec![Fault::io(Kind::File, "cannot open it", &error)]),
             };
-            seen.faults.extend(self.attributes(dir, At::Name(name), id));
+            if !seen.faults.iter().any(|fault| fault.kind == Kind::Unchecked) {
+                seen.faults.extend(self.attributes(dir, At::Name(name), id));
+            }
             let after = self.backing.stat(dir, At::Name(name));
             if let Err(error) = &after
                 && error.kind() == std::io::ErrorKind::NotFound
@@ -98,26 +110,33 @@ impl<B: Backing> Look<'_, B> {
             Ok(keys) => keys,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
             Err(error) => {
-                let why = format!("its attributes cannot be listed: {error}");
-                return Some(Fault::new(Kind::Attribute, why));
+                let what = "its attributes cannot be listed";
+                return Some(Fault::io(Kind::Attribute, what, &error));
             }
         };
-        for key in keys.into_iter().filter(|key| is_sealed_xattr(key)) {
-            let Ok(name) = open_xattr_name(&self.vault.keys, id, &key) else {
-                let why = "an attribute's name does not authenticate";
-                return Some(Fault::new(Kind::Attribute, why));
-            };
-            match self.attribute(dir, at, id, &name, &key) {
-                Ok(None) => {}
-                Ok(Some(why)) => return Some(Fault::new(Kind::Attribute, why)),
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
-                Err(error) => {
-                    let why = format!("an attribute cannot be read: {error}");
-                    return Some(Fault::new(Kind::Attribute, why));
-                }
-            }
+        let ours = keys.iter().filter(|key| is_sealed_xattr(key));
+        let why = ours.filter_map(|key| self.sealed_attribute(dir, at, id, key).transpose()).next();
+        Some(match why? {
+            Ok(why) => Fault::new(Kind::Attribute, why),
+            Err(error) => Fault::io(Kind::Attribute, "an attribute cannot be read", &error),
+        })
+    }
+
+    /// What is wrong with the attribute behind `key`, if it is there.
+    pub fn sealed_attribute(
+        &self,
+        dir: &B::Dir,
+        at: At<'_>,
+        id: EntryId,
+        key: &[u8],
+    ) -> io::Result<Option<String>> {
+        let Ok(name) = open_xattr_name(&self.vault.keys, id, key) else {
+            return Ok(Some("an attribute's name does not authenticate".to_owned()));
+        };
+        match self.attribute(dir, at, id, &name, key) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            other => other,
         }
-        None
     }
 
     /// What is wrong with the attribute `name`, if it is there, and with the side object that it may refer to.

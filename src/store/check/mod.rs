@@ -5,15 +5,22 @@
 //! durable. So a fault is real if the file is still the same one after it was found; else the file is looked at again.
 //! Nothing here uses the live tree of a mount: it reads what a mount would find.
 
+mod case;
 mod content;
 mod inodes;
 mod look;
 mod walk;
 
 use std::ops::Range;
+use std::sync::atomic::AtomicU64;
 
 use crate::backing::Backing;
 use crate::format::OpenVault;
+
+pub(super) use case::{Case, Place};
+pub(super) use content::{Event, Opened, assemble, open_layer, read_pieces, says_nothing};
+pub(super) use look::Look;
+pub(super) use walk::Ahead;
 
 use super::core::VaultKeys;
 use super::error::Result;
@@ -45,6 +52,10 @@ pub enum Kind {
     LinkCount,
     /// Note: it changed every time it was looked at.
     Changing,
+    /// Note: what a repair moved to `lost+found` because it cannot be read.
+    Kept,
+    /// It could not be looked at, for want of permission, descriptors or memory: nothing is known of it.
+    Unchecked,
 }
 
 impl Kind {
@@ -63,12 +74,19 @@ impl Kind {
             Kind::Leftover => "leftover",
             Kind::LinkCount => "link-count",
             Kind::Changing => "changing",
+            Kind::Kept => "kept",
+            Kind::Unchecked => "unchecked",
         }
     }
 
     /// Whether something is lost or was tampered with; else it is a note.
     pub fn is_damage(self) -> bool {
-        !matches!(self, Kind::Conflict | Kind::Leftover | Kind::LinkCount | Kind::Changing)
+        match self {
+            Kind::Name | Kind::Foreign | Kind::Directory | Kind::File | Kind::Layer => true,
+            Kind::Content | Kind::Link | Kind::Attribute => true,
+            Kind::Conflict | Kind::Leftover | Kind::LinkCount | Kind::Changing => false,
+            Kind::Kept | Kind::Unchecked => false,
+        }
     }
 }
 
@@ -101,28 +119,52 @@ pub struct Summary {
     pub damaged: u64,
     /// Findings that are notes.
     pub notes: u64,
+    /// What could not be looked at for reasons that are not the vault's.
+    pub unchecked: u64,
     /// Names that disappeared while they were looked at: the vault is in use.
     pub vanished: u64,
 }
 
-/// Reads and authenticates everything in a vault, telling `report` of each finding as it is met. Files of one
-/// directory are read by up to `threads` threads.
+/// What a check may use, and how far it came.
+#[derive(Clone, Copy)]
+pub struct Effort<'a> {
+    /// Files of one directory are read by up to so many threads.
+    pub threads: usize,
+    /// Bytes of ciphertext read so far; for whoever shows progress.
+    pub read_bytes: &'a AtomicU64,
+}
+
+/// Reads and authenticates everything in a vault, telling `report` of each finding as it is met.
 ///
 /// # Errors
 /// If the vault's root or control directory cannot be opened; everything else is a finding.
 pub fn check<B: Backing>(
     backing: &B,
     vault: &OpenVault,
-    threads: usize,
+    effort: Effort<'_>,
     report: &mut dyn FnMut(&Finding),
 ) -> Result<Summary> {
-    let keys = VaultKeys {
-        cipher: vault.config.cipher,
-        geometry: vault.config.geometry,
-        keys: vault.keys.clone(),
-    };
-    let mut check = walk::Check::open(backing, keys, threads, report)?;
+    let keys = VaultKeys::of(vault);
+    let mut check = walk::Check::open(backing, &keys, effort, report)?;
     check.tree();
     check.control();
     Ok(check.summary)
+}
+
+/// As [`check`]; returns what a repair can do something about as well.
+pub(super) fn cases<B: Backing>(
+    backing: &B,
+    keys: &VaultKeys,
+    effort: Effort<'_>,
+    report: &mut dyn FnMut(&Finding),
+) -> Result<(Summary, Vec<Case>)> {
+    let mut check = walk::Check::open(backing, keys, effort, report)?;
+    check.tree();
+    check.control();
+    Ok((check.summary, check.cases))
+}
+
+/// How many bytes the files of a vault have in all: what a check reads, about. For whoever shows progress.
+pub fn len_of_vault<B: Backing>(backing: &B) -> u64 {
+    walk::len_of_tree(backing)
 }

@@ -9,13 +9,14 @@ use crate::format::{
     parse_layer_file_name,
 };
 
-use super::super::CONTROL_DIR;
 use super::super::core::VaultKeys;
 use super::super::dir::{kind_agrees, read_sidecar, settle_names, stray_sidecars};
-use super::super::error::{Attempt, Result};
-use super::content::Fault;
+use super::super::error::{Attempt, Result, chain};
+use super::super::{CONTROL_DIR, LOST_FOUND};
+use super::case::{Case, Place};
+use super::content::{Fault, says_nothing};
 use super::look::{Look, Seen};
-use super::{Finding, Kind, Summary};
+use super::{Effort, Finding, Kind, Summary};
 
 /// How often something that changes while it is looked at is looked at.
 pub(super) const TRIES: usize = 5;
@@ -25,14 +26,18 @@ const BATCH_LEN: usize = 256;
 /// A check under way.
 pub(super) struct Check<'a, B: Backing> {
     pub backing: &'a B,
-    pub vault: VaultKeys,
+    pub vault: &'a VaultKeys,
     pub control: B::Dir,
     pub layers: Option<B::Dir>,
     sides: Option<B::Dir>,
     pub inodes: Option<B::Dir>,
     pub report: &'a mut dyn FnMut(&Finding),
-    pub threads: usize,
+    effort: Effort<'a>,
     pub summary: Summary,
+    /// Findings that are what a repair put aside.
+    pub kept: u64,
+    /// What a repair can do something about.
+    pub cases: Vec<Case>,
     /// The files with several names: how many backing directories hold.
     pub named: HashMap<EntryId, u32>,
     /// The older layers that were there at first, and those that files refer to.
@@ -41,15 +46,20 @@ pub(super) struct Check<'a, B: Backing> {
 }
 
 /// A directory that is still to be read, as its path: open ones would cost a descriptor each.
-struct Ahead {
-    parent: Option<Rc<Ahead>>,
-    backing: Vec<u8>,
-    plain: Vec<u8>,
-    id: EntryId,
+pub(in crate::store) struct Ahead {
+    pub parent: Option<Rc<Ahead>>,
+    pub backing: Vec<u8>,
+    pub plain: Vec<u8>,
+    pub id: EntryId,
 }
 
 impl Ahead {
-    fn open<B: Backing>(&self, backing: &B) -> std::io::Result<B::Dir> {
+    pub fn root() -> Rc<Ahead> {
+        let (backing, plain) = (Vec::new(), Vec::new());
+        Rc::new(Ahead { parent: None, backing, plain, id: EntryId::ROOT })
+    }
+
+    pub fn open<B: Backing>(&self, backing: &B) -> std::io::Result<B::Dir> {
         let mut names = Vec::new();
         let mut at = Some(self);
         while let Some(ahead) = at.filter(|ahead| ahead.parent.is_some()) {
@@ -60,7 +70,7 @@ impl Ahead {
     }
 
     /// The plaintext path of `name` in it; of itself if that is empty.
-    fn path(&self, name: &[u8]) -> Vec<u8> {
+    pub fn path(&self, name: &[u8]) -> Vec<u8> {
         let mut parts = vec![name];
         let mut at = Some(self);
         while let Some(ahead) = at {
@@ -76,8 +86,8 @@ impl Ahead {
 impl<'a, B: Backing> Check<'a, B> {
     pub fn open(
         backing: &'a B,
-        vault: VaultKeys,
-        threads: usize,
+        vault: &'a VaultKeys,
+        effort: Effort<'a>,
         report: &'a mut dyn FnMut(&Finding),
     ) -> Result<Self> {
         let root = backing.root().attempt("open the vault")?;
@@ -90,8 +100,10 @@ impl<'a, B: Backing> Check<'a, B> {
             vault,
             control,
             report,
-            threads,
+            effort,
             summary: Summary::default(),
+            kept: 0,
+            cases: Vec::new(),
             named: HashMap::new(),
             layers_before: Vec::new(),
             referred: HashSet::new(),
@@ -99,9 +111,15 @@ impl<'a, B: Backing> Check<'a, B> {
     }
 
     pub fn find(&mut self, path: Vec<u8>, name: Option<&[u8]>, fault: Fault) {
-        let Fault { kind, why, ranges } = fault;
+        let Fault { mut kind, why, ranges } = fault;
+        if is_kept(kind, &path, name.is_some()) {
+            kind = Kind::Kept;
+            self.kept += 1;
+        }
         if kind.is_damage() {
             self.summary.damaged += 1;
+        } else if kind == Kind::Unchecked {
+            self.summary.unchecked += 1;
         } else {
             self.summary.notes += 1;
         }
@@ -114,9 +132,7 @@ impl<'a, B: Backing> Check<'a, B> {
         let layers = layers.unwrap_or_default();
         self.layers_before =
             layers.iter().filter_map(|raw| parse_layer_file_name(&raw.name)).collect();
-        let root =
-            Ahead { parent: None, backing: Vec::new(), plain: Vec::new(), id: EntryId::ROOT };
-        let mut ahead = vec![Rc::new(root)];
+        let mut ahead = vec![Ahead::root()];
         while let Some(here) = ahead.pop() {
             match here.open(self.backing) {
                 Ok(dir) => self.directory(&here, &dir, &mut ahead),
@@ -125,7 +141,7 @@ impl<'a, B: Backing> Check<'a, B> {
                     self.summary.vanished += 1;
                 }
                 Err(error) => {
-                    let fault = Fault::new(Kind::Directory, format!("cannot open it: {error}"));
+                    let fault = Fault::io(Kind::Directory, "cannot open it", &error);
                     self.find(here.path(b""), None, fault);
                 }
             }
@@ -135,6 +151,7 @@ impl<'a, B: Backing> Check<'a, B> {
     fn directory(&mut self, here: &Rc<Ahead>, dir: &B::Dir, ahead: &mut Vec<Rc<Ahead>>) {
         self.summary.directories += 1;
         if let Some(fault) = self.look().attributes(dir, At::This, here.id) {
+            self.note_case(&Place::Tree(Rc::clone(here)), b"", None, here.id, &fault);
             self.find(here.path(b""), None, fault);
         }
         let mut seen: HashSet<Vec<u8>> = HashSet::new();
@@ -149,7 +166,7 @@ impl<'a, B: Backing> Check<'a, B> {
                     return;
                 }
                 Err(error) => {
-                    let fault = Fault::new(Kind::Directory, format!("cannot list it: {error}"));
+                    let fault = Fault::io(Kind::Directory, "cannot list it", &error);
                     return self.find(here.path(b""), None, fault);
                 }
             };
@@ -191,6 +208,8 @@ impl<'a, B: Backing> Check<'a, B> {
                     if self.backing.stat(dir, At::Name(&raw.name)).is_err() {
                         self.summary.vanished += 1;
                     } else {
+                        let place = Place::Tree(Rc::clone(here));
+                        self.note_case(&place, &raw.name, None, None, &fault);
                         self.find(here.path(b""), Some(&raw.name), fault);
                     }
                     seen.insert(raw.name);
@@ -227,15 +246,16 @@ impl<'a, B: Backing> Check<'a, B> {
                     Ahead { parent, backing: backing_name, plain: entry.name, id: entry.id };
                 ahead.push(Rc::new(ahead_of));
             } else if let Some(inode) = entry.inode {
-                self.one_of_several(here.path(&entry.name), dir, &backing_name, inode);
+                self.one_of_several(here, dir, &backing_name, &entry, inode);
             } else {
                 files.push((entry, backing_name));
             }
         }
         for batch in files.chunks(BATCH_LEN) {
-            let all = self.look().files(dir, batch, self.threads);
-            for ((entry, _), seen) in batch.iter().zip(all) {
-                self.tell(&here.path(&entry.name), seen);
+            let all = self.look().files(dir, batch, self.effort.threads);
+            for ((entry, name), seen) in batch.iter().zip(all) {
+                let place = Place::Tree(Rc::clone(here));
+                self.tell(&here.path(&entry.name), &place, name, entry, entry.id, seen);
             }
         }
     }
@@ -255,16 +275,14 @@ impl<'a, B: Backing> Check<'a, B> {
             }
             NameClass::Entry => open_entry(&self.vault.keys, here.id, &raw.name)
                 .map_err(|_| unreadable("the name does not authenticate in this directory"))?,
-            NameClass::Long => read_sidecar(self.backing, dir, &raw.name)
-                .ok()
-                .flatten()
-                .ok_or_else(|| {
-                    unreadable("the file that holds its long name is missing or damaged")
-                })
-                .and_then(|sealed| {
-                    open_entry(&self.vault.keys, here.id, &sealed)
-                        .map_err(|_| unreadable("the name does not authenticate in this directory"))
-                })?,
+            NameClass::Long => match read_sidecar(self.backing, dir, &raw.name) {
+                Ok(Some(sealed)) => open_entry(&self.vault.keys, here.id, &sealed)
+                    .map_err(|_| unreadable("the name does not authenticate in this directory"))?,
+                Ok(None) => return Err(self.no_sidecar(dir, &raw.name)),
+                Err(error) => {
+                    return Err(Fault::new(Kind::Unchecked, chain(&error)));
+                }
+            },
         };
         if kind_agrees(entry.kind, raw.kind) {
             Ok(Some(entry))
@@ -274,18 +292,32 @@ impl<'a, B: Backing> Check<'a, B> {
         }
     }
 
-    /// One file, which is no other name's.
-    pub fn file(&mut self, path: &[u8], dir: &B::Dir, name: &[u8], id: EntryId) {
-        let seen = self.look().file(dir, name, id);
-        self.tell(path, seen);
+    /// Why a long name cannot be told.
+    fn no_sidecar(&self, dir: &B::Dir, long: &[u8]) -> Fault {
+        match self.backing.open(dir, &[long, &b".name"[..]].concat()) {
+            Err(error) if says_nothing(&error) => {
+                Fault::io(Kind::Name, "cannot open the file that holds its long name", &error)
+            }
+            _ => Fault::new(Kind::Name, "the file that holds its long name is missing or damaged"),
+        }
     }
 
-    fn look(&self) -> Look<'_, B> {
+    pub fn look(&self) -> Look<'_, B> {
         let (layers, sides) = (self.layers.as_ref(), self.sides.as_ref());
-        Look { backing: self.backing, vault: &self.vault, layers, sides }
+        let read_bytes = self.effort.read_bytes;
+        Look { backing: self.backing, vault: self.vault, layers, sides, read_bytes }
     }
 
-    fn tell(&mut self, path: &[u8], seen: Seen) {
+    /// What reading the file `id` gave, whose name in `place` is `name`.
+    pub fn tell(
+        &mut self,
+        path: &[u8],
+        place: &Place,
+        name: &[u8],
+        entry: &Entry,
+        id: EntryId,
+        seen: Seen,
+    ) {
         self.referred.extend(seen.referred);
         if seen.is_gone {
             self.summary.vanished += 1;
@@ -294,7 +326,69 @@ impl<'a, B: Backing> Check<'a, B> {
         self.summary.files += 1;
         self.summary.bytes += seen.bytes;
         for fault in seen.faults {
+            self.note_case(place, name, Some(entry), id, &fault);
             self.find(path.to_vec(), None, fault);
         }
     }
+
+    /// Remembers where damage is.
+    pub fn note_case(
+        &mut self,
+        place: &Place,
+        name: &[u8],
+        entry: Option<&Entry>,
+        id: impl Into<Option<EntryId>>,
+        fault: &Fault,
+    ) {
+        let in_kept = match place {
+            Place::Tree(here) => is_kept(fault.kind, &here.path(b""), true) && !name.is_empty(),
+            Place::Control(_) => false,
+        };
+        let is_note = !fault.kind.is_damage() && fault.kind != Kind::LinkCount;
+        if in_kept || is_note {
+            return;
+        }
+        self.cases.push(Case {
+            kind: fault.kind,
+            why: fault.why.clone(),
+            place: place.clone(),
+            name: name.to_vec(),
+            entry: entry.cloned(),
+            id: id.into(),
+        });
+    }
+}
+
+/// Whether a finding is about what a repair put aside: directly in `lost+found`, and not readable. What of `lost+found` can be read
+/// is as good as everything else.
+fn is_kept(kind: Kind, path: &[u8], is_nameless: bool) -> bool {
+    let is_unreadable = match kind {
+        Kind::Name | Kind::Foreign | Kind::File | Kind::Layer | Kind::Content | Kind::Link => true,
+        Kind::Directory | Kind::Attribute | Kind::Conflict | Kind::Leftover => false,
+        Kind::LinkCount | Kind::Changing | Kind::Kept | Kind::Unchecked => false,
+    };
+    let inside = path.strip_prefix(LOST_FOUND);
+    is_unreadable
+        && inside.is_some_and(|rest| match rest.split_first() {
+            None => is_nameless,
+            Some((slash, name)) => *slash == b'/' && !name.contains(&b'/') && !is_nameless,
+        })
+}
+
+/// The length of all files in a vault; of what cannot be looked at none.
+pub(super) fn len_of_tree<B: Backing>(backing: &B) -> u64 {
+    let mut len = 0;
+    let mut ahead = vec![Ahead::root()];
+    while let Some(here) = ahead.pop() {
+        let Ok(dir) = here.open(backing) else { continue };
+        for raw in backing.list(&dir).unwrap_or_default() {
+            if raw.kind == FileKind::Dir {
+                let (parent, plain) = (Some(Rc::clone(&here)), Vec::new());
+                ahead.push(Rc::new(Ahead { parent, backing: raw.name, plain, id: here.id }));
+            } else if let Ok(stat) = backing.stat(&dir, At::Name(&raw.name)) {
+                len += stat.len;
+            }
+        }
+    }
+    len
 }

@@ -4,29 +4,32 @@ use super::*;
 use crate::backing::{At, FileKind};
 use crate::store::check::{self, Finding, Kind, Summary};
 
-fn checked(disk: &SimDisk) -> (Summary, Vec<Finding>) {
-    let open = config::open(&vault::read_config(disk).unwrap(), b"p").unwrap();
+pub(super) fn checked(disk: &SimDisk) -> (Summary, Vec<Finding>) {
+    let open = unlocked(disk);
     let mut found = Vec::new();
-    let summary = check::check(disk, &open, 3, &mut |finding| found.push(finding.clone())).unwrap();
+    let summary = {
+        let effort = check::Effort { threads: 3, read_bytes: &AtomicU64::new(0) };
+        check::check(disk, &open, effort, &mut |finding| found.push(finding.clone())).unwrap()
+    };
     let damaged = found.iter().filter(|finding| finding.kind.is_damage()).count();
     assert_eq!((summary.damaged, summary.notes), (damaged as u64, (found.len() - damaged) as u64));
     (summary, found)
 }
 
 /// Kinds and paths of what is found, in order of both.
-fn found(disk: &SimDisk) -> Vec<(&'static str, String)> {
+pub(super) fn found(disk: &SimDisk) -> Vec<(&'static str, String)> {
     let text = |f: Finding| (f.kind.key(), String::from_utf8_lossy(&f.path).into_owned());
     let mut found: Vec<_> = checked(disk).1.into_iter().map(text).collect();
     found.sort();
     found
 }
 
-fn long_name() -> Vec<u8> {
+pub(super) fn long_name() -> Vec<u8> {
     vec![b'l'; 250]
 }
 
 /// Every form of a file, unmounted cleanly.
-fn gallery() -> SimDisk {
+pub(super) fn gallery() -> SimDisk {
     let disk = vault();
     let store = mount(&disk);
     let root = store.root();
@@ -52,7 +55,7 @@ fn gallery() -> SimDisk {
 }
 
 /// Where the tree's files are in the vault, by length, and those of the control directories.
-fn files(disk: &SimDisk) -> Vec<(Vec<u8>, u64)> {
+pub(super) fn files(disk: &SimDisk) -> Vec<(Vec<u8>, u64)> {
     let is_private = |path: &[u8]| {
         [&b".akasha/vault.toml"[..], b".akasha/lock", b".akasha/clean", b".akasha/reserve"]
             .contains(&path)
@@ -64,7 +67,7 @@ fn files(disk: &SimDisk) -> Vec<(Vec<u8>, u64)> {
     files.map(|(path, _, len)| (path, len)).collect()
 }
 
-fn flip(disk: &SimDisk, path: &[u8], at: usize) {
+pub(super) fn flip(disk: &SimDisk, path: &[u8], at: usize) {
     let mut bytes = disk.read_path(path).unwrap();
     bytes[at] ^= 0x10;
     assert!(disk.replace_path(path, &bytes));
