@@ -52,7 +52,6 @@ struct Tally {
     cuts: u64,
     crashes: u64,
     recoveries: u64,
-    doubles: usize,
 }
 
 /// The files of a vault that holds nothing.
@@ -128,9 +127,6 @@ fn use_on(disk: &SimDisk, clock: &Arc<TestClock>, first: &View) -> Result<(), St
     if again != *first {
         return Err("a second mount shows something else".into());
     }
-    if Oracle::doubles(first) > 0 {
-        return Ok(());
-    }
     remove_all(&store).map_err(|error| format!("nothing can be removed: {error}"))?;
     store.close().map_err(|error| format!("cannot be closed: {error:?}"))?;
     let left: Vec<String> = disk
@@ -174,7 +170,6 @@ fn crash(run: &Run, rule: &CrashRule, seed: u64, tally: &mut Tally) -> Result<()
     let first = judge(&disk, &run.clock, &run.oracle)?;
     let recovery = disk.operations();
     tally.crashes += 1;
-    tally.doubles += Oracle::doubles(&first);
     use_on(&disk, &run.clock, &first)?;
     let dice = SeededEntropy::new(seed);
     let cuts: Vec<u64> = if all_is_wanted() {

@@ -41,6 +41,7 @@ mod conflict;
 mod core;
 mod dir;
 mod dirmap;
+mod doubles;
 mod durable;
 mod edit;
 mod error;
@@ -265,6 +266,7 @@ impl<B: Backing> Store<B> {
             let clean = lock::begin(&*backing, &dirs.control)?;
             recover::sweep(&*backing, &dirs)?;
             if !clean {
+                doubles::settle(&*backing, &dirs, &keys)?;
                 hidden = recover::hunt(&*backing, &dirs, &keys)?;
             }
         }

@@ -11,8 +11,8 @@ use log::{info, warn};
 use crate::backing::{At, Backing, FileKind, PublishedFile};
 use crate::format::{
     EntryId, EntryKind, HEADER_LEN, LayerKey, NameClass, ObjectId, Parent, SIDE_ATTRIBUTE,
-    STUB_LEN, SideRef, TAIL_LEN, classify_name, inode_file_name, is_temp_name, layer_file_name,
-    open_entry, open_xattr, parse_inode_name, parse_layer_file_name, xattr_name,
+    STUB_LEN, SideRef, TAIL_LEN, Tail, classify_name, inode_file_name, is_temp_name,
+    layer_file_name, open_entry, open_xattr, parse_inode_name, parse_layer_file_name, xattr_name,
 };
 
 use super::core::{ControlDirs, VaultKeys};
@@ -120,14 +120,22 @@ pub(crate) fn hunt<B: Backing>(
 }
 
 /// A directory that is still to be read. Kept as its path: open ones would cost a descriptor each.
-struct Ahead {
+pub(super) struct Ahead {
     parent: Option<Rc<Ahead>>,
     name: Vec<u8>,
-    id: EntryId,
+    pub(super) id: EntryId,
 }
 
 impl Ahead {
-    fn open<B: Backing>(&self, backing: &B) -> Option<B::Dir> {
+    pub(super) fn root() -> Ahead {
+        Ahead { parent: None, name: Vec::new(), id: EntryId::ROOT }
+    }
+
+    pub(super) fn below(parent: &Rc<Ahead>, name: Vec<u8>, id: EntryId) -> Ahead {
+        Ahead { parent: Some(Rc::clone(parent)), name, id }
+    }
+
+    pub(super) fn open<B: Backing>(&self, backing: &B) -> Option<B::Dir> {
         let mut names = Vec::new();
         let mut at = Some(self);
         while let Some(ahead) = at.filter(|ahead| ahead.parent.is_some()) {
@@ -172,7 +180,7 @@ fn referred<B: Backing>(
         }
         Some(())
     };
-    let mut ahead = vec![Rc::new(Ahead { parent: None, name: Vec::new(), id: EntryId::ROOT })];
+    let mut ahead = vec![Rc::new(Ahead::root())];
     while let Some(here) = ahead.pop() {
         let dir = here.open(backing)?;
         note_side(&mut kept, here.id, &dir, At::This)?;
@@ -186,8 +194,7 @@ fn referred<B: Backing>(
             };
             let entry = open_entry(&vault.keys, here.id, &sealed).ok()?;
             if raw.kind == FileKind::Dir {
-                let (parent, name) = (Some(Rc::clone(&here)), raw.name.clone());
-                ahead.push(Rc::new(Ahead { parent, name, id: entry.id }));
+                ahead.push(Rc::new(Ahead::below(&here, raw.name.clone(), entry.id)));
             }
             entries.push((entry, raw.name));
         }
@@ -273,6 +280,16 @@ fn identity_of<B: Backing>(
     vault: &VaultKeys,
     name: &[u8],
 ) -> Option<(ObjectId, EntryId)> {
+    tail_of(backing, dir, vault, name).map(|(id, tail)| (id, tail.entry_id))
+}
+
+/// The id and the tail of a layer, if it authenticates.
+pub(super) fn tail_of<B: Backing>(
+    backing: &B,
+    dir: &B::Dir,
+    vault: &VaultKeys,
+    name: &[u8],
+) -> Option<(ObjectId, Tail)> {
     let file = backing.open(dir, name).ok()?;
     let len = file.stat().ok()?.len;
     let tail_at = len.checked_sub(TAIL_LEN as u64)?;
@@ -282,5 +299,5 @@ fn identity_of<B: Backing>(
     let mut tail = [0; TAIL_LEN];
     file.read_at(tail_at, &mut tail).ok()?;
     let (tail, _) = key.open_tail(&tail, len).ok()?;
-    Some((key.id(), tail.entry_id))
+    Some((key.id(), tail))
 }

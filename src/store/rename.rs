@@ -137,9 +137,13 @@ impl<B: Backing> Store<B> {
         if let Some(blocked) = must_bury(dir, locked.of(dir), name) {
             return Ok(Tried::Blocked(blocked));
         }
-        // A pending entry that covers a committed one may not leave it bare: commit it here first.
-        if !source.published && locked.of(dir).under.contains_key(name) {
-            return Ok(Tried::Blocked(Blocked::Commit(node)));
+        // A pending entry that covers a committed one may not leave it bare: commit it here first. If what it covers only waits
+        // to move out, that one goes, or a file of which the kernel has handed over nothing yet would appear empty.
+        if !source.published
+            && let Some(under) = locked.of(dir).under.get(name)
+        {
+            let first = if let Under::MovedAway(other) = under { other } else { &node };
+            return Ok(Tried::Blocked(Blocked::Commit(Arc::clone(first))));
         }
         // What is replaced must be where it is replaced, or its old place would be vacated before its successor is there.
         if let Some(target) = target

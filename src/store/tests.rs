@@ -12,6 +12,7 @@ use crate::format::Geometry;
 use crate::format::config::{self, ConfigParams, KdfParams};
 
 mod check;
+mod doubles;
 mod faults;
 mod full_disk;
 mod names;
@@ -339,42 +340,6 @@ fn readers_and_writers_never_notice_a_commit() {
         }
         stop.store(true, Ordering::Relaxed);
     });
-}
-
-/// btrfs may show a file that was moved between directories in both after a cut.
-#[test]
-fn removing_one_of_two_names_of_a_file_leaves_the_other_one_its_layers() {
-    let disk = vault();
-    let store = mount(&disk);
-    let root = store.root();
-    let (a, b) = (store.mkdir(&root, b"a", &NEW).unwrap(), store.mkdir(&root, b"b", &NEW).unwrap());
-    let mut content = noise(2 << 20, 1);
-    let node = put(&store, &a, b"f", &content);
-    store.open_file(&node, true).unwrap();
-    store.write(&node, 8192, b"changed").unwrap();
-    content[8192..8199].copy_from_slice(b"changed");
-    store.fsync(&node).unwrap();
-    store.close_file(&node, true);
-    assert!(disk.paths().iter().any(|(path, ..)| path.starts_with(b".akasha/layers/")));
-    store.rename(&a, b"f", &b, b"f", RenameFlags::Replace).unwrap();
-    let mut seen = false;
-    for seed in 0..64 {
-        let after = disk.crash(&CrashRule::PerDirectory { seed });
-        let store = mount(&after);
-        let root = store.root();
-        let (a, b) = (store.lookup(&root, b"a").unwrap(), store.lookup(&root, b"b").unwrap());
-        if names(&store, &a).len() + names(&store, &b).len() < 2 {
-            continue;
-        }
-        seen = true;
-        store.unlink(&a, b"f").unwrap();
-        store.close().unwrap();
-        drop((root, a, b, store));
-        let store = mount(&after);
-        let b = store.lookup(&store.root(), b"b").unwrap();
-        assert_eq!(get(&store, &b, b"f").unwrap(), content, "{seed}");
-    }
-    assert!(seen, "no cut left two names");
 }
 
 /// The last daemon was killed: what it renamed last is seen, and not durable.

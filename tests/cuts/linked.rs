@@ -352,6 +352,7 @@ impl Run {
 
 fn view(store: &Arc<Store<SimDisk>>) -> Result<View, String> {
     let mut view = View::new();
+    let mut held = Vec::new();
     let mut seen = 0;
     for dir in DIRS {
         let node = dir_of(store, dir).map_err(|error| format!("{dir:?}: {error:?}"))?;
@@ -378,6 +379,8 @@ fn view(store: &Arc<Store<SimDisk>>) -> Result<View, String> {
                 return Err(format!("{path}: its size, or the id in the listing, is wrong"));
             }
             view.insert(path, Seen { id: ino, nlink: attr.nlink, content });
+            // As the kernel holds it.
+            held.push(node);
             seen += 1;
         }
     }

@@ -401,8 +401,8 @@ impl Oracle {
             visible.entry(seen.id).or_default().push(spot.clone());
         }
         for (id, spots) in &visible {
-            // A filesystem may keep the names of a file that was moved from directory to directory.
-            if spots.len() > 1 && self.objects[id].kind == EntryKind::Dir {
+            // A filesystem may keep both names of what was moved; the mount settles that.
+            if spots.len() > 1 {
                 return Err(format!("{} is in {} places", self.describe(*id), spots.len()));
             }
         }
@@ -424,15 +424,6 @@ impl Oracle {
             }
         }
         Ok(())
-    }
-
-    /// Files that a mount shows twice.
-    pub fn doubles(view: &View) -> usize {
-        let mut count: BTreeMap<u64, usize> = BTreeMap::new();
-        for seen in view.values() {
-            *count.entry(seen.id).or_default() += 1;
-        }
-        count.values().filter(|count| **count > 1).count()
     }
 }
 

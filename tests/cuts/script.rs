@@ -565,8 +565,11 @@ impl Run {
 }
 
 /// All that a mount shows, every file read whole.
+///
+/// All of it is held until the end, as the kernel holds what it has looked up.
 pub fn view(store: &Arc<Store<SimDisk>>) -> Result<View, String> {
     let mut view = View::new();
+    let mut held = Vec::new();
     let mut open = vec![store.root()];
     while let Some(dir) = open.pop() {
         let mut names = Vec::new();
@@ -600,6 +603,7 @@ pub fn view(store: &Arc<Store<SimDisk>>) -> Result<View, String> {
                 }
             };
             let seen = Seen { id: node.id().get(), kind: node.kind(), content };
+            held.push(node);
             view.insert((dir.id().get(), name), seen);
         }
     }
