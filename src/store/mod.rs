@@ -238,6 +238,7 @@ impl<B: Backing> Store<B> {
     ///
     /// # Errors
     /// `InUse` if somebody else has it mounted; `Io` and `Damaged` for what the control directories say.
+    #[allow(clippy::needless_pass_by_value)] // The caller is done with it.
     pub fn open(
         backing: Arc<B>,
         vault: OpenVault,

@@ -114,8 +114,8 @@ impl<B: Backing> Look<'_, B> {
                 return Some(Fault::io(Kind::Attribute, what, &error));
             }
         };
-        let ours = keys.iter().filter(|key| is_sealed_xattr(key));
-        let why = ours.filter_map(|key| self.sealed_attribute(dir, at, id, key).transpose()).next();
+        let mut ours = keys.iter().filter(|key| is_sealed_xattr(key));
+        let why = ours.find_map(|key| self.sealed_attribute(dir, at, id, key).transpose());
         Some(match why? {
             Ok(why) => Fault::new(Kind::Attribute, why),
             Err(error) => Fault::io(Kind::Attribute, "an attribute cannot be read", &error),

@@ -81,12 +81,9 @@ impl Kind {
 
     /// Whether something is lost or was tampered with; else it is a note.
     pub fn is_damage(self) -> bool {
-        match self {
-            Kind::Name | Kind::Foreign | Kind::Directory | Kind::File | Kind::Layer => true,
-            Kind::Content | Kind::Link | Kind::Attribute => true,
-            Kind::Conflict | Kind::Leftover | Kind::LinkCount | Kind::Changing => false,
-            Kind::Kept | Kind::Unchecked => false,
-        }
+        let is_note =
+            matches!(self, Kind::Conflict | Kind::Leftover | Kind::LinkCount | Kind::Changing);
+        !is_note && !matches!(self, Kind::Kept | Kind::Unchecked)
     }
 }
 

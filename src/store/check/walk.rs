@@ -362,11 +362,7 @@ impl<'a, B: Backing> Check<'a, B> {
 /// Whether a finding is about what a repair put aside: directly in `lost+found`, and not readable. What of `lost+found` can be read
 /// is as good as everything else.
 fn is_kept(kind: Kind, path: &[u8], is_nameless: bool) -> bool {
-    let is_unreadable = match kind {
-        Kind::Name | Kind::Foreign | Kind::File | Kind::Layer | Kind::Content | Kind::Link => true,
-        Kind::Directory | Kind::Attribute | Kind::Conflict | Kind::Leftover => false,
-        Kind::LinkCount | Kind::Changing | Kind::Kept | Kind::Unchecked => false,
-    };
+    let is_unreadable = kind.is_damage() && !matches!(kind, Kind::Directory | Kind::Attribute);
     let inside = path.strip_prefix(LOST_FOUND);
     is_unreadable
         && inside.is_some_and(|rest| match rest.split_first() {

@@ -118,10 +118,10 @@ impl Plan {
         let waits = cases.iter().any(|case| matches!(case.kind, Kind::Name | Kind::Foreign));
         for case in cases {
             match (case.kind, case.entry, case.id) {
-                (Kind::File | Kind::Layer | Kind::Content, Some(entry), Some(id)) => {
-                    if seen.insert(id) {
-                        plan.damaged.push(Damaged::new(case.place, case.name, entry, id, case.why));
-                    }
+                (Kind::File | Kind::Layer | Kind::Content, Some(entry), Some(id))
+                    if seen.insert(id) =>
+                {
+                    plan.damaged.push(Damaged::new(case.place, case.name, entry, id, case.why));
                 }
                 (Kind::Link, Some(entry), Some(id)) => {
                     if backing.stat(&dirs.inodes, At::Name(&inode_file_name(id))).is_ok() {

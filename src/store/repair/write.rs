@@ -320,7 +320,7 @@ impl<B: Backing> Writer<'_, B> {
         store.close_file(&node, true);
         let salvaged = finished?;
         if let Some(salvaged) = &salvaged {
-            let path = self.plain_path(dir, as_name);
+            let path = Self::plain_path(dir, as_name);
             let holes = salvaged.holes.clone();
             let (kind, name) = (DeedKind::Salvaged, None);
             self.deeds.push(Deed { kind, path: path.clone(), name, to: path, holes });
@@ -329,7 +329,7 @@ impl<B: Backing> Writer<'_, B> {
     }
 
     /// The path of a name that the store shows.
-    fn plain_path(&self, dir: &Arc<Node<B>>, name: &[u8]) -> Vec<u8> {
+    fn plain_path(dir: &Arc<Node<B>>, name: &[u8]) -> Vec<u8> {
         let mut parts = vec![name.to_vec()];
         let mut at = Arc::clone(dir);
         loop {
@@ -378,13 +378,11 @@ impl<B: Backing> Writer<'_, B> {
         report: &Report,
         owner: Option<(&B::Dir, &[u8])>,
     ) -> Result<()> {
-        let (dir, name) = match beside {
-            Some((dir, name)) => (Arc::clone(dir), self.free(dir, name, REPORT)),
-            None => {
-                let kept = report.kept.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
-                let name = self.claim(&kept.to_vec(), REPORT);
-                (Arc::clone(&self.lost_found), name)
-            }
+        let (dir, name) = if let Some((dir, name)) = beside {
+            (Arc::clone(dir), self.free(dir, name, REPORT))
+        } else {
+            let kept = report.kept.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+            (Arc::clone(&self.lost_found), self.claim(kept, REPORT))
         };
         self.text(&dir, &name, &report.text(), owner)
     }
