@@ -86,14 +86,14 @@ class Vault:
 class Crew:
     """Writers at work in one vault, in a thread each."""
 
-    def __init__(self, vault, seed, copies):
+    def __init__(self, vault, seed, copies, maps):
         self.vault, self.errors, self.turns = vault, [], 0
         self.writers = []
         for copy in range(copies):
             for kind in writers.KINDS:
                 own = random.Random(f"{seed} {kind.__name__} {copy}")
                 where = os.path.join(vault.mountpoint, f"{kind.__name__} {copy}")
-                self.writers.append(kind(where, own))
+                self.writers.append(kind(where, own, maps))
         self.stop = threading.Event()
         self.may_fail = False
         self.threads = []
@@ -150,7 +150,7 @@ def soak(args, vaults):
     vaults.append(steady)
     shaken = Vault(args.akasha, args.place, "shaken")
     vaults.append(shaken)
-    crew, victims = Crew(steady, args.seed, args.copies), Crew(shaken, args.seed + 1, 1)
+    crew, victims = Crew(steady, args.seed, args.copies, True), Crew(shaken, args.seed + 1, 1, False)
     start, length = time.monotonic(), args.minutes * 60
     warm, warm_sample, peak = max(length * 0.25, 5), None, {}
     counts = {"remounts": 0, "kills": 0, "checks": 0}

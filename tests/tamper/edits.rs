@@ -248,11 +248,9 @@ fn pieces_of_the_past(
                     rest[part.clone()].copy_from_slice(&target.bytes[part.clone()]);
                     let what =
                         format!("all but {part:?} of an older {}", target.path.escape_ascii());
-                    edits.push(Edit::new(
-                        "part of an older version",
-                        what,
-                        vec![Step::Put(target.path.clone(), rest)],
-                    ));
+                    // The older version with one part of the newer: what is read of it is old, none of it new.
+                    let steps = vec![Step::Put(target.path.clone(), rest)];
+                    edits.push(Edit::new("part of an older version", what, steps).older());
                 }
             }
             let tail = old[old.len().saturating_sub(256)..].to_vec();
