@@ -48,6 +48,9 @@ pub(super) enum Take {
     All,
     /// Those whose writers are done, or have been at it for too long. Whoever begins to write meanwhile keeps his.
     Done,
+    /// These, and those whose writers have handed over all that they wrote by a close. They may be done: the kernel tells of
+    /// the end of a handle (RELEASE) after close(2) has returned, and does not wait for an answer.
+    HandedOver,
 }
 
 /// A file on its way through a commit.
@@ -624,7 +627,8 @@ impl<B: Backing> Store<B> {
     }
 
     /// The names in `dir`, and those that lead to it, are durable on return; files that wait to appear in it are committed. A
-    /// new file that is still being written is not: its first version is its writer's to publish, by fsync or close.
+    /// new file that is still being written is not, unless all of it was handed over by a close: its first version is its
+    /// writer's to publish, by fsync or close.
     pub fn fsync_dir(&self, dir: &Arc<Node<B>>) -> Result<()> {
         if self.core.options.read_only {
             return Ok(());
@@ -639,7 +643,7 @@ impl<B: Backing> Store<B> {
             });
             shown.chain(left).cloned().collect()
         };
-        self.commit(&pending, Take::Done)?;
+        self.commit(&pending, Take::HandedOver)?;
         self.restore_touched();
         let latest = dir.dir()?.names.latest();
         if !dir.dir()?.state.lock().removed {
@@ -764,7 +768,8 @@ impl<B: Backing> Store<B> {
     /// Whether a commit that takes `take` freezes the open edit. Looked at under the state's lock, at the freeze itself: a
     /// file may have been opened and cut since somebody found that it was due.
     fn takes(&self, state: &FileState<B>, take: Take) -> bool {
-        take == Take::All || state.writers == 0 || self.is_overdue(state)
+        let is_handed_over = take == Take::HandedOver && state.handed_over == state.changes;
+        take == Take::All || state.writers == 0 || is_handed_over || self.is_overdue(state)
     }
 
     /// Whether it has been written for so long that its writers' end is not waited for.

@@ -692,8 +692,12 @@ impl<B: Backing> Store<B> {
     /// return, and under [`CommitPolicy::OnClose`] it is committed, unless it is empty.
     pub fn flush(&self, node: &Arc<Node<B>>) -> Result<()> {
         let body = node.file()?;
-        if body.state.read().lost {
-            return Err(StoreError::Lost);
+        {
+            let mut state = body.state.write();
+            if state.lost {
+                return Err(StoreError::Lost);
+            }
+            state.handed_over = state.changes;
         }
         if !node.waits() {
             return Ok(());

@@ -214,6 +214,8 @@ pub(crate) struct FileState<B: Backing> {
     /// Counts changes; a commit covers those before its freeze.
     pub changes: u64,
     pub committed: u64,
+    /// Those that the last close of a descriptor was for.
+    pub handed_over: u64,
     /// Uncommitted changes were lost to a failed sync.
     pub lost: bool,
     /// When it became eligible for the interval's commit.
@@ -269,6 +271,7 @@ impl<B: Backing> Node<B> {
                     writers: 0,
                     changes: 0,
                     committed: 0,
+                    handed_over: 0,
                     lost: false,
                     eligible_since: None,
                 }),

@@ -511,6 +511,27 @@ fn what_an_interval_commits_in_many_directories_is_durable_with_one_sync() {
     drop(dirs);
 }
 
+/// close(2) returns before the kernel tells of the end of the handle.
+#[test]
+fn who_syncs_a_directory_finds_a_file_that_was_just_closed() {
+    let disk = vault();
+    let store = mount(&disk);
+    let root = store.root();
+    for (name, content) in [(&b"closed"[..], &b"whole"[..]), (b"empty", b""), (b"open", b"half")] {
+        let node = store.create(&root, name, &NEW).unwrap();
+        store.write(&node, 0, content).unwrap();
+        store.flush(&node).unwrap();
+        if name == b"open" {
+            store.write(&node, 4, b"!").unwrap();
+        }
+    }
+    store.rename(&root, b"closed", &root, b"saved", RenameFlags::Replace).unwrap();
+    store.fsync_dir(&root).unwrap();
+    let store = mount(&disk.crash(&CrashRule::NothingUnsynced));
+    assert_eq!(names(&store, &store.root()), ["empty", "saved"]);
+    assert_eq!(get(&store, &store.root(), b"saved").unwrap(), b"whole");
+}
+
 #[test]
 fn no_commit_that_nobody_asked_for_takes_what_is_being_written() {
     let disk = vault();
