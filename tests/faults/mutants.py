@@ -22,11 +22,17 @@ PATIENCE_SECS = 1500
 
 CUTS, LINKS, FAULTS = ("cuts", "a_cut_leaves_every"), ("cuts", "hard_links"), ("cuts", "a_failed_call")
 MOUNTS, RARE, POWER = ("cuts", "a_mount_that"), ("cuts", "a_rare_order"), ("powercut", "")
-RANDOM, EVERYTHING = ("cuts", "a_cut_in_a_random"), [("cuts", ""), ("powercut", ""), ("lib", "store::")]
+RANDOM = ("cuts", "a_cut_in_a_random")
+EVERYTHING = [CUTS, LINKS, RARE, RANDOM, FAULTS, MOUNTS, POWER, ("lib", "store::")]
 
 
 def lib(test):
     return ("lib", test)
+
+
+def cut(script):
+    """The cuts of one script."""
+    return (*CUTS, script)
 
 
 # name: (file, what is there, what is there instead, tests that notice)
@@ -38,7 +44,7 @@ MUTANTS = {
         'file.sync().attempt("sync a layer")', 'Ok(drop(file))', [CUTS]),
     "many layers are not synced": ("commit.rs",
         "if let Err(source) = self.core.backing.sync_all(&self.core.tmp) {",
-        "if let Err(source) = Ok::<(), std::io::Error>(()) {", [CUTS]),
+        "if let Err(source) = Ok::<(), std::io::Error>(()) {", [cut("many")]),
     "a stub is not synced": ("commit.rs",
         'stub.file.sync().attempt("sync a stub")', 'Ok::<(), StoreError>(drop(&stub.file))', [LINKS]),
     "the map and tail are not written": ("commit.rs",
@@ -49,42 +55,42 @@ MUTANTS = {
         "            dir.sync_names(&self.core, latest)?;\n", "            let _ = latest;\n", [CUTS]),
     "fsync of a directory does not commit what waits in it": ("commit.rs",
         "        self.commit(&pending, Take::Done)?;\n        self.restore_touched();\n        let latest",
-        "        let latest", [CUTS]),
+        "        let latest", [LINKS]),
     "fsync syncs no parents": ("durable.rs",
         "        while let Some((dir, change)) = name_of(&at) {", "        if let Some((dir, change)) = name_of(&at) {",
         [CUTS]),
     "fsync syncs no names of older layers": ("durable.rs",
         "        if node.file().is_ok() {\n            self.sync_layer_names()?;", "        if node.file().is_ok() {",
-        [CUTS]),
+        [cut("mapped")]),
     "fsync syncs no names of linked files": ("durable.rs",
         "        if node.has_names() {\n            self.sync_inode_names()?;", "        if node.has_names() {", [LINKS]),
     "an exchange of layers is not counted": ("commit.rs",
-        "        self.layer_names.count();\n", "", [CUTS]),
+        "        self.layer_names.count();\n", "", [cut("mapped")]),
     "the interval's commit syncs no names": ("commit.rs",
-        "if let Err(error) = self.sync_paths(nodes) {", "if let Err(error) = Ok::<(), StoreError>(drop(nodes)) {", [CUTS]),
+        "if let Err(error) = self.sync_paths(nodes) {", "if let Err(error) = Ok::<(), StoreError>(drop(nodes)) {", [cut("save")]),
     "without exchange the older layer's name is not synced": ("commit.rs",
-        '                core.backing.sync_dir(layers).attempt("sync the layers")?;\n', "", [CUTS]),
+        '                core.backing.sync_dir(layers).attempt("sync the layers")?;\n', "", [cut("mapped without exchange")]),
     "without exchange the old top gets no second name": ("commit.rs",
         'core.backing.link(fd, backing, layers, older).attempt("keep an older layer")?;', "let _ = (fd, backing);",
-        [CUTS]),
+        [cut("mapped without exchange")]),
     "a partial version replaces its base": ("commit.rs",
         "                    self.replace_keeping(finished, &older, &fd, &backing)?;\n",
         "                    core.backing.rename(&core.tmp, finished.layer.name(), &fd, &backing, RenameMode::Replace)"
-        '.attempt("publish a version")?;\n                    let _ = &older;\n', [CUTS]),
+        '.attempt("publish a version")?;\n                    let _ = &older;\n', [cut("mapped")]),
     "a save is published before it is closed": ("commit.rs",
         "take == Take::All || state.writers == 0 ||", "take == Take::All || state.writers < 99 ||", [CUTS]),
     "a file that moved is published under the old name only": ("commit.rs",
         "Some(link) if !spot.is_at(link) => {", "Some(link) if !spot.is_at(link) && spot.name.is_empty() => {",
-        [CUTS]),
+        [cut("replace open")]),
     # ---- removal
     "what died is removed before it is durable": ("settle.rs",
-        "                if doomed.change > upto || (is_entry", "                if upto == u64::MAX || (is_entry", [CUTS]),
+        "                if doomed.change > upto || (is_entry", "                if upto == u64::MAX || (is_entry", [cut("replace")]),
     "a directory is not synced before what died in it goes": ("settle.rs",
         "            dir.sync_names(&self.core, latest)?;\n            self.sync_inode_names()?;\n"
         "            let mut state = body.state.lock();\n            if state.removed {\n                break;\n"
         "            }\n            let upto = body.names.upto();",
         "            let mut state = body.state.lock();\n            if state.removed {\n                break;\n"
-        "            }\n            let upto = latest;", [CUTS]),
+        "            }\n            let upto = latest;", [cut("replace")]),
     "of two dead entries the later may go first": ("settle.rs",
         "(is_entry && seen.contains(&doomed.name))", "(is_entry && seen.len() == usize::MAX)", [CUTS, RANDOM]),
     "what failed to be removed is forgotten": ("settle.rs",
@@ -92,52 +98,52 @@ MUTANTS = {
         "                    failed = Some(error);", [FAULTS]),
     # ---- names
     "the source of a move is not synced first": ("rename.rs",
-        "            locked.of(to_dir).sync_before(&from.dir, left);\n", "            let _ = left;\n", [CUTS]),
+        "            locked.of(to_dir).sync_before(&from.dir, left);\n", "            let _ = left;\n", [cut("directories")]),
     "what is moved from is not synced": ("dir.rs",
-        "                source.sync_names_plainly(core, *change)?;\n", "                let _ = (source, change);\n", [CUTS]),
+        "                source.sync_names_plainly(core, *change)?;\n", "                let _ = (source, change);\n", [cut("directories")]),
     "moves in a circle are not synced at once": ("dir.rs",
         'let all = core.backing.sync_all(&core.root).attempt("sync the vault");',
         "let all: Result<()> = Ok(());", [CUTS, RANDOM]),
     "a name that was moved away is taken at once": ("tree.rs",
         "            Err(Blocked::Sync(Arc::clone(dir), *change))\n",
-        "            let _ = change;\n            Ok(Claim { replaces: None, dies: None })\n", [CUTS, RARE]),
+        "            let _ = change;\n            Ok(Claim { replaces: None, dies: None })\n", [cut("replace"), RARE]),
     "who takes a removed name does not say whose it was": ("tree.rs",
         "            Ok(Claim { replaces: Some(*id), dies: None })",
-        "            let _ = id;\n            Ok(Claim { replaces: None, dies: None })", [CUTS]),
+        "            let _ = id;\n            Ok(Claim { replaces: None, dies: None })", [cut("unlink")]),
     "an entry leaves while what it replaced may come back": ("tree.rs",
         "        return Some(Blocked::Settle(Arc::clone(dir)));\n    }\n    let upto",
-        "    }\n    let upto", [CUTS]),
+        "    }\n    let upto", [cut("replace")]),
     "of three in a row the middle one is not buried": ("tree.rs",
         "            && !self.core.backing.keeps_name_order()\n            && let Some(blocked)",
         "            && name.len() > 999\n            && let Some(blocked)", [RARE]),
     "a pending entry leaves a committed one bare": ("rename.rs",
         "        if !source.published && locked.of(dir).under.contains_key(name) {",
-        "        if !source.published && name.len() > 999 {", [CUTS]),
+        "        if !source.published && name.len() > 999 {", [cut("replace")]),
     "an open file is renamed over another with its old content": ("rename.rs",
-        "        (true, true) => MoveNow::WithCommit,", "        (true, true) => MoveNow::Yes,", [CUTS]),
+        "        (true, true) => MoveNow::WithCommit,", "        (true, true) => MoveNow::Yes,", [cut("replace open")]),
     "a closed file is renamed before it is committed": ("rename.rs",
         "        (true, false) => MoveNow::AfterCommit,", "        (true, false) => MoveNow::Yes,", [CUTS]),
     "a sidecar is not synced": ("tree.rs",
-        '        temp.sync().attempt("sync a sidecar")?;\n', "", [CUTS]),
+        '        temp.sync().attempt("sync a sidecar")?;\n', "", [cut("long names")]),
     "a sidecar's name is not synced": ("tree.rs",
         '            .sync_dir(fd)\n            .attempt("sync a sidecar\'s name")', '            .stat(fd, At::This)\n'
-        '            .map(drop)\n            .attempt("sync a sidecar\'s name")', [CUTS]),
+        '            .map(drop)\n            .attempt("sync a sidecar\'s name")', [cut("long names")]),
     # ---- exchange of names
     "an intent is not synced": ("intent.rs",
-        '        temp.sync().attempt("sync an intent")?;\n', "", [CUTS]),
+        '        temp.sync().attempt("sync an intent")?;\n', "", [cut("exchange")]),
     "an intent's name is not synced": ("intent.rs",
-        '        core.backing.sync_dir(&core.control).attempt("sync an intent\'s name")', "        Ok(())", [CUTS]),
+        '        core.backing.sync_dir(&core.control).attempt("sync an intent\'s name")', "        Ok(())", [cut("exchange")]),
     "an intent's removal is not synced": ("intent.rs",
         '        core.backing.sync_dir(&core.control).attempt("sync an intent\'s removal")', "        Ok(())",
-        [CUTS, RANDOM]),
+        [cut("exchange"), RANDOM]),
     "an intent is not finished by the next mount": ("recover.rs",
-        "    Intent::replay(backing, dirs)?;\n", "", [CUTS]),
+        "    Intent::replay(backing, dirs)?;\n", "", [cut("exchange")]),
     "an intent is removed before what it says is durable": ("rename.rs",
         '            let synced = core.backing.sync_dir(fd).attempt("sync a directory");',
-        "            let synced: Result<()> = Ok(drop(fd));", [CUTS]),
+        "            let synced: Result<()> = Ok(drop(fd));", [cut("exchange")]),
     "an exchange does not commit its files first": ("rename.rs",
         "                self.commit(std::slice::from_ref(node), Take::All)?;\n                self.sync_path(node.inode())?;\n",
-        "                self.commit(std::slice::from_ref(node), Take::All)?;\n", [CUTS, RANDOM]),
+        "                self.commit(std::slice::from_ref(node), Take::All)?;\n", [cut("exchange"), RANDOM]),
     # ---- hard links
     "names of a linked file appear before the file is durable": ("publish_names.rs",
         "self.sync_layer_names().and_then(|()| self.sync_inode_names())", "self.sync_layer_names()", [LINKS]),
@@ -152,11 +158,11 @@ MUTANTS = {
     "temporary files are not swept": ("recover.rs",
         '            backing.unlink(&dirs.tmp, &raw.name).attempt("sweep .akasha/tmp")?;\n', "", [CUTS]),
     "half an exchange of layers is not swept": ("recover.rs",
-        '            backing.unlink(&dirs.layers, &raw.name).attempt("sweep .akasha/layers")?;\n', "", [CUTS]),
+        '            backing.unlink(&dirs.layers, &raw.name).attempt("sweep .akasha/layers")?;\n', "", [cut("mapped")]),
     "orphans are removed before what makes them so is durable": ("recover.rs",
-        '    backing.sync_all(&root).attempt("sync the vault")?;\n', "    let _ = root;\n", [CUTS, RANDOM]),
+        '    backing.sync_all(&root).attempt("sync the vault")?;\n', "    let _ = root;\n", [cut("mapped"), RANDOM]),
     "orphans are not looked for": ("mod.rs",
-        "            if !clean {\n                hidden", "            if clean && !clean {\n                hidden", [CUTS]),
+        "            if !clean {\n                hidden", "            if clean && !clean {\n                hidden", [cut("mapped")]),
     "the mark of a clean end may come back": ("lock.rs",
         '            backing.sync_dir(control).attempt("sync .akasha")?;\n', "", [CUTS]),
     # ---- faults
@@ -203,18 +209,20 @@ def complaints():
 
 def run(tests, log):
     """Whether all of `tests` pass."""
-    for target, words in tests:
+    for target, words, *script in tests:
         choice = ["--lib"] if target == "lib" else ["--test", target]
         command = ["cargo", "test", "--offline", "--quiet", "--locked", *choice, words]
         variables = {**os.environ, "CARGO_TARGET_DIR": str(PLACE / "target"), "AKASHA_STOP": "1"}
+        if script:
+            variables["AKASHA_SCRIPT"] = script[0]
         try:
             done = subprocess.run(command, cwd=PLACE / "source", env=variables, stdin=subprocess.DEVNULL, stdout=log,
                                   stderr=log, timeout=PATIENCE_SECS, check=False)
         except subprocess.TimeoutExpired:
-            return f"{target} {words} (does not end)"
+            return f"{' '.join([target, words, *script])} (does not end)"
         assert b"could not compile" not in (PLACE / "log").read_bytes(), f"the mutant does not compile: see {PLACE}/log"
         if done.returncode != 0:
-            return f"{target} {words}".strip()
+            return " ".join([target, words, *script]).strip()
     return None
 
 
