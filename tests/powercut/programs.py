@@ -118,7 +118,7 @@ class Akasha(Program):
 
 
 AKASHA_SKELETON = {".akasha"} | {
-    f".akasha/{name}" for name in ("vault.toml", "lock", "clean", "tmp", "layers", "inodes", "xattrs")
+    f".akasha/{name}" for name in ("vault.toml", "lock", "clean", "reserve", "tmp", "layers", "inodes", "xattrs")
 }
 
 
