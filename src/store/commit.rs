@@ -728,7 +728,7 @@ impl<B: Backing> Store<B> {
         let core = &self.core;
         // Under pressure closed files go at once, and then open ones too.
         let buffered = core.buffered.load(Ordering::Relaxed);
-        let pressed = buffered > core.options.memory_budget / 2 || self.queue.len() > 8192;
+        let pressed = buffered > core.options.memory_budget / 2 || self.queue.len() > 2048;
         self.queue
             .dirty()
             .into_iter()
