@@ -30,10 +30,14 @@ use super::convert::{self, entry_id, errno, file_attr, ino};
 use super::options::MountOptions;
 use super::pool::Lane;
 use super::space::{self, Line};
+use super::turns::Turns;
 use super::xattrs;
 
 /// The largest request: what the kernel sends at most (256 pages, sysctl fs.fuse.max_pages_limit).
 const MAX_IO_BYTES: u32 = 1 << 20;
+
+/// A read or write of this many bytes takes longer than it takes another event loop to wake up.
+const LONG_IO_BYTES: usize = 64 << 10;
 
 /// Entry ids are never reused, so that every inode is of the first generation.
 const GENERATION: Generation = Generation(0);
@@ -106,16 +110,23 @@ pub(super) struct Adapter<B: Backing> {
     cache_time: Duration,
     commit_on_close: bool,
     line: Line,
+    turns: Arc<Turns>,
 }
 
 impl<B: Backing> Adapter<B> {
-    pub fn new(fs: Arc<FileSystem<B>>, workers: Arc<Workers>, options: &MountOptions) -> Self {
+    pub fn new(
+        fs: Arc<FileSystem<B>>,
+        workers: Arc<Workers>,
+        turns: Arc<Turns>,
+        options: &MountOptions,
+    ) -> Self {
         Adapter {
             fs,
             workers,
             cache_time: options.cache_time,
             commit_on_close: options.commit_on_close,
             line: Line::default(),
+            turns,
         }
     }
 
@@ -126,9 +137,18 @@ impl<B: Backing> Adapter<B> {
 
     /// Runs a short request here.
     fn here(&self, request: impl FnOnce(&FileSystem<B>)) {
-        let Some(_inside) = self.workers.enter() else { return };
-        if catch_unwind(AssertUnwindSafe(|| request(&self.fs))).is_err() {
-            log::error!("a request panicked; it was answered with an I/O error");
+        self.turns.during(|| {
+            let Some(_inside) = self.workers.enter() else { return };
+            if catch_unwind(AssertUnwindSafe(|| request(&self.fs))).is_err() {
+                log::error!("a request panicked; it was answered with an I/O error");
+            }
+        });
+    }
+
+    /// Gives the turn to wait for requests away before a transfer of `bytes` that others need not wait for.
+    fn pass_if_long(&self, bytes: usize) {
+        if bytes >= LONG_IO_BYTES {
+            self.turns.pass();
         }
     }
 
@@ -482,6 +502,7 @@ impl<B: Backing> Filesystem for Adapter<B> {
         let handle = Handle(handle.0);
         let job = move |fs: &FileSystem<B>| read(fs, inode, handle, offset, size, reply);
         if self.fs.read_is_cheap(handle, offset, u64::from(size)) {
+            self.pass_if_long(size as usize);
             self.here(job);
         } else {
             self.in_worker(&self.workers.reads, job);
@@ -511,6 +532,7 @@ impl<B: Backing> Filesystem for Adapter<B> {
         // After a write from its cache the kernel itself sends the FSYNC that O_DSYNC asks for.
         let durable =
             flags.0 & libc::O_DSYNC != 0 && !write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+        self.pass_if_long(data.len());
         self.here(|fs| match fs.write(handle, offset, data, kind) {
             Err(error) => reply.error(refuse("write", inode, &error)),
             Ok(()) if !durable => reply.written(data.len() as u32),

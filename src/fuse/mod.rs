@@ -3,8 +3,8 @@
 //! the `fuser` crate.
 //!
 //! Threads:
-//! - *event loops* (two by default, each with its own clone of /dev/fuse) read requests and answer all that
-//!   is short at once, since a hand-over costs more than the work;
+//! - *event loops* (four by default, each with its own clone of /dev/fuse) read requests and answer all that
+//!   is short at once, since a hand-over costs more than the work; one at a time waits for requests (`turns`);
 //! - *workers* (`pool`) answer what may wait for a disk: syncs, cold reads, directories not yet loaded,
 //!   ends of writing, renames;
 //! - one *maintenance* thread calls [`crate::fs::FileSystem::maintain`];
@@ -25,6 +25,7 @@ mod pool;
 mod session;
 mod space;
 mod tune;
+mod turns;
 mod xattrs;
 
 pub use mount::MountError;

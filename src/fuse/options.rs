@@ -29,7 +29,7 @@ pub struct MountOptions {
     pub dir_sync: bool,
     /// close(2) waits until the file is committed: flushes go to workers.
     pub commit_on_close: bool,
-    /// Event loops, at least 1.
+    /// Event loops, at least 1: as many requests as may be busy at once with more than a moment's work.
     pub event_loops: usize,
     /// Read-ahead to ask of the kernel, in KiB; 0 leaves the kernel's 128. Works for root only.
     pub read_ahead_kib: u32,
@@ -53,7 +53,7 @@ impl Default for MountOptions {
             sync: false,
             dir_sync: false,
             commit_on_close: false,
-            event_loops: 2,
+            event_loops: 4,
             read_ahead_kib: 4096,
             cache_time: Duration::from_hours(24),
             grace: Duration::from_secs(10),

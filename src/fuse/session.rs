@@ -24,6 +24,7 @@ use super::maintain::Maintenance;
 use super::mount::{self, MountError, MountPoint};
 use super::options::MountOptions;
 use super::tune;
+use super::turns::Turns;
 
 /// How long requests that are under way get to finish when the mount is cut off.
 const DRAIN: Duration = Duration::from_secs(30);
@@ -98,8 +99,8 @@ fn serve_until_ended<B: Backing>(
     let workers = Arc::new(Workers::new());
     let mounted = mount::mount(mountpoint, options)?;
     let point = mounted.point.clone();
-    let adapter = Adapter::new(Arc::clone(fs), Arc::clone(&workers), options);
-    let notifier = match start_session(adapter, mounted.device, options, events.clone()) {
+    let shared = (Arc::clone(fs), Arc::clone(&workers));
+    let notifier = match start_session(shared, mounted.device, options, events.clone()) {
         Ok(notifier) => notifier,
         Err(error) => {
             // Nothing answers there: better gone than hanging.
@@ -129,11 +130,14 @@ fn serve_until_ended<B: Backing>(
 
 /// Shakes hands and starts the event loops in threads of their own.
 fn start_session<B: Backing>(
-    adapter: Adapter<B>,
+    (fs, workers): (Arc<FileSystem<B>>, Arc<Workers>),
     device: OwnedFd,
     options: &MountOptions,
     events: Sender<Event>,
 ) -> Result<Notifier, ServeError> {
+    let looked_at = device.try_clone().map_err(ServeError::Thread)?;
+    let turns = Turns::new(move || has_request(&looked_at));
+    let adapter = Adapter::new(fs, workers, turns, options);
     let mut config = Config::default();
     // Users mount through the helper and may be unable to open the device themselves.
     config.clone_fd = mount::can_open_device();
@@ -158,6 +162,13 @@ fn start_session<B: Backing>(
         })
         .map_err(ServeError::Thread)?;
     Ok(notifier)
+}
+
+/// Whether a read of `device` would return at once, with a request or because the mount has ended.
+fn has_request(device: &OwnedFd) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+    !matches!(poll(&mut [PollFd::new(device, PollFlags::IN)], Some(&at_once)), Ok(0))
 }
 
 /// Looks for the mount in its place, in a thread of its own, since the way there may lead over other mounts.
