@@ -14,6 +14,13 @@ pub struct Timestamp {
 }
 
 impl Timestamp {
+    /// Whether it is at most `distance` after `earlier`.
+    pub fn is_within(self, distance: Duration, earlier: Timestamp) -> bool {
+        let since =
+            |time: Timestamp| i128::from(time.secs) * 1_000_000_000 + i128::from(time.nanos);
+        u128::try_from(since(self) - since(earlier)).is_ok_and(|nanos| nanos <= distance.as_nanos())
+    }
+
     /// Microseconds since 1970, 0 for anything earlier. The unit of the commit stamps.
     pub fn as_micros(self) -> u64 {
         u64::try_from(self.secs)

@@ -68,6 +68,9 @@ impl Default for StoreOptions {
     }
 }
 
+/// More than the kernel's clock for files may be ahead of the coarse one: a tick at 100 Hz.
+const TICK: Duration = Duration::from_millis(10);
+
 /// See the module's text.
 pub(crate) struct Core<B: Backing> {
     pub backing: Arc<B>,
@@ -77,6 +80,8 @@ pub(crate) struct Core<B: Backing> {
     pub options: StoreOptions,
     pub entropy: Arc<dyn Entropy>,
     pub clock: Arc<dyn Clock>,
+    /// The latest time that the kernel told of its own.
+    told: Mutex<Timestamp>,
     /// The vault directory.
     pub root: Arc<B::Dir>,
     /// `.akasha`
@@ -173,6 +178,7 @@ impl<B: Backing> Core<B> {
             stamp: AtomicU64::new(0),
             devices: RwLock::new(HashMap::new()),
             hidden_names: Mutex::new(HashMap::new()),
+            told: Mutex::default(),
             open_dirs: Residents::new(descriptors / 2),
             open_temps: Residents::new(descriptors / 4),
             open_layers: Residents::new(options.max_mappings),
@@ -319,9 +325,23 @@ impl<B: Backing> Core<B> {
         self.hidden_names.lock().get(&inode).map_or(0, Vec::len)
     }
 
-    /// The wall clock.
+    /// The wall clock, never behind a time that the kernel has told.
+    ///
+    /// Between two ticks the kernel may take a finer time for a change that follows a look (multigrain timestamps, Linux 6.13),
+    /// which from then on is the least that it gives to any file. It does not tell a time that is the file's already: one of
+    /// ours that lies before would stay.
     pub fn now(&self) -> Timestamp {
-        self.clock.now()
+        let (now, told) = (self.clock.now(), *self.told.lock());
+        if now < told && told.is_within(TICK, now) { told } else { now }
+    }
+
+    /// Takes note of a time that the kernel took from its clock.
+    pub fn note_told(&self, time: Timestamp) {
+        let mut told = self.told.lock();
+        // Unless the clock was set back, an older one is one that came late.
+        if *told < time || !told.is_within(TICK, time) {
+            *told = time;
+        }
     }
 
     /// A commit stamp greater than every one given or seen: a hybrid clock in microseconds.

@@ -467,6 +467,9 @@ impl<B: Backing> Store<B> {
             // The kernel tells its times once more when a name goes.
             return Ok(missing_attr(node, 0));
         }
+        if let Some(ctime) = set.ctime {
+            self.core.note_told(ctime);
+        }
         let now = self.core.now();
         let time = |change: Option<TimeChange>| {
             change.map(|change| match change {

@@ -100,6 +100,7 @@ def do(directory):
     moved("dir", lambda: os.symlink("x", "dir/link"), "mc")
     access()
     slow_writer()
+    rewritten()
     note()
 
 
@@ -139,6 +140,15 @@ def slow_writer():
         time.sleep(0.3)
         assert os.stat("slow").st_mtime_ns == at
         os.rename("slow", f"slow {size}")
+
+
+def rewritten():
+    """Files that are cut and written again right after somebody looked: the kernel's clock is then between two ticks."""
+    for number in range(60):
+        with open(f"rewritten {number}", "wb") as file:
+            file.write(b"first")
+        with open(f"rewritten {number}", "wb") as file:
+            file.write(b"second")
 
 
 def note():

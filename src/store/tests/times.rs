@@ -224,3 +224,40 @@ fn a_write_from_a_cache_leaves_the_modification_time_to_whoever_caches() {
     assert!(times(&store, &file).1 > at);
     store.close_file(&file, true);
 }
+
+#[test]
+fn no_time_is_behind_what_the_kernel_has_told() {
+    let (store, clock, _disk) = clocked();
+    let root = store.root();
+    let file = put(&store, &root, b"file", b"content");
+    let other = put(&store, &root, b"other", b"content");
+    let later = |nanos: u64| {
+        let nanos = clock.0.load(Ordering::Relaxed) + nanos;
+        Timestamp {
+            secs: (nanos / 1_000_000_000).cast_signed(),
+            nanos: (nanos % 1_000_000_000) as u32,
+        }
+    };
+    let tell = |time: Timestamp| {
+        let mtime = Some(TimeChange::At(time));
+        let set = SetAttr { mtime, ctime: Some(time), ..SetAttr::default() };
+        store.set_attr(&file, &set).unwrap();
+    };
+    let told = later(3_000_000);
+    tell(told);
+    for node in [&file, &other] {
+        store.truncate(node, 0).unwrap();
+        assert_eq!(store.attr(node).unwrap().mtime, told);
+    }
+    // One that came late takes nothing back.
+    tell(Timestamp { nanos: told.nanos - 1_000_000, ..told });
+    store.truncate(&other, 1).unwrap();
+    assert_eq!(store.attr(&other).unwrap().mtime, told);
+    clock.pass(1);
+    store.truncate(&other, 2).unwrap();
+    assert!(store.attr(&other).unwrap().mtime > told);
+    // As before a clock that was wrong is set back.
+    tell(later(3600 * 1_000_000_000));
+    store.truncate(&other, 3).unwrap();
+    assert!(store.attr(&other).unwrap().mtime < later(0));
+}
