@@ -110,6 +110,8 @@ pub(crate) struct Core<B: Backing> {
     devices: RwLock<HashMap<EntryId, u64>>,
     /// Names of files with several that backing directories hold and the mount does not show, by file.
     hidden_names: Mutex<HashMap<EntryId, Vec<EntryId>>>,
+    /// The names of a file are counted by native links and by what we know of them: held for writing while both change.
+    pub counting: RwLock<()>,
     pub open_dirs: Residents<Node<B>>,
     pub open_temps: Residents<LayerTemp<B>>,
     pub open_layers: Residents<Layer<B>>,
@@ -178,6 +180,7 @@ impl<B: Backing> Core<B> {
             stamp: AtomicU64::new(0),
             devices: RwLock::new(HashMap::new()),
             hidden_names: Mutex::new(HashMap::new()),
+            counting: RwLock::new(()),
             told: Mutex::default(),
             open_dirs: Residents::new(descriptors / 2),
             open_temps: Residents::new(descriptors / 4),

@@ -51,6 +51,24 @@ pub(crate) struct Names<B: Backing> {
     pub gone: Option<(Arc<Node<B>>, u64)>,
 }
 
+/// The names of a file, counted at one moment.
+struct Count {
+    /// To appear at the next commit.
+    waiting: usize,
+    /// In backing directories; `None` if the disk does not tell.
+    published: Option<usize>,
+    /// Of the published ones those that the mount does not show.
+    hidden: usize,
+}
+
+impl Count {
+    fn shown(&self) -> u32 {
+        // What cannot be counted is taken for one.
+        let shown = (self.published.unwrap_or(1) + self.waiting).saturating_sub(self.hidden);
+        shown.try_into().unwrap_or(u32::MAX)
+    }
+}
+
 impl<B: Backing> Names<B> {
     fn new(has_stub: bool) -> Self {
         Names {
@@ -292,20 +310,44 @@ impl<B: Backing> Store<B> {
 
     /// The number of names that the mount shows.
     pub(super) fn link_count(&self, node: &Arc<Node<B>>) -> u32 {
-        let (new, has_stub) = {
+        self.count_names(node).shown()
+    }
+
+    fn count_names(&self, node: &Arc<Node<B>>) -> Count {
+        let _still = self.core.counting.read();
+        let (waiting, has_stub) = {
             let place = node.place.lock();
-            let Some(names) = &place.names else { return u32::from(place.link.is_some()) };
-            let waiting = names.waiting();
+            let Some(names) = &place.names else {
+                let waiting = usize::from(place.link.is_some());
+                return Count { waiting, published: Some(0), hidden: 0 };
+            };
             let is_new = |name: &&Arc<Node<B>>| {
                 let place = name.place.lock();
                 place.link.is_some() && matches!(place.home, Home::Pending)
             };
-            let new = waiting.iter().filter(is_new).count();
-            (new, names.has_stub && names.gone.is_none())
+            let waiting = names.waiting().iter().filter(is_new).count();
+            (waiting, names.has_stub && names.gone.is_none())
         };
-        let native = if has_stub { self.stub_links(node.id()).unwrap_or(2) - 1 } else { 0 };
+        let links = if has_stub { self.stub_links(node.id()) } else { Ok(1) };
         let hidden = self.core.hidden_names(node.id());
-        (native as usize + new).saturating_sub(hidden).try_into().unwrap_or(u32::MAX)
+        Count { waiting, published: links.ok().map(|links| links as usize - 1), hidden }
+    }
+
+    /// Removes the backing entry of the file, or of the name of a file, `id`.
+    pub(super) fn unlink_entry(
+        &self,
+        state: &DirState<B>,
+        dir: &B::Dir,
+        backing: &[u8],
+        id: EntryId,
+    ) -> std::io::Result<()> {
+        let Some(inode) = state.links.get(&id) else {
+            return self.core.backing.unlink(dir, backing);
+        };
+        let _counting = self.core.counting.write();
+        self.core.backing.unlink(dir, backing)?;
+        self.core.forget_name(*inode, id);
+        Ok(())
     }
 
     /// The native links of a file's stub: one of its own, and one for each name.
@@ -497,7 +539,7 @@ impl<B: Backing> Store<B> {
         }
         if node.with_names(|names| names.waiting.is_empty()) == Some(true) {
             let change = dir.dir()?.names.latest();
-            self.name_removed(node.id(), name.id(), dir, state, change);
+            self.name_removed(node.id(), dir, state, change);
         }
         self.queue.remove_if_done(node);
         Ok(())
@@ -517,11 +559,11 @@ impl<B: Backing> Store<B> {
     pub(super) fn must_keep(&self, state: &DirState<B>, name: EntryId) -> Option<Blocked<B>> {
         let node = self.nodes.get(*state.links.get(&name)?)?;
         let shown = u32::from(!self.core.is_hidden_name(node.id(), name));
-        if self.link_count(&node) <= shown {
+        let count = self.count_names(&node);
+        if count.shown() <= shown {
             return None;
         }
-        let published = self.stub_links(node.id()).map_or(0, |links| links - 1) as usize;
-        if published <= self.core.hidden_names(node.id()) + shown as usize {
+        if count.published.unwrap_or(0) <= count.hidden + shown as usize {
             // All the others are still to appear.
             return Some(Blocked::Commit(node));
         }
@@ -540,12 +582,10 @@ impl<B: Backing> Store<B> {
     pub(super) fn name_removed(
         &self,
         inode: EntryId,
-        name: EntryId,
         dir: &Arc<Node<B>>,
         state: &mut DirState<B>,
         change: u64,
     ) {
-        self.core.forget_name(inode, name);
         let live = self.nodes.get(inode);
         let waiting = live.as_ref().and_then(|node| {
             node.note_changed(self.core.now());

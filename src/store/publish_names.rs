@@ -315,21 +315,25 @@ impl<B: Backing> Store<B> {
         let fd = link.dir.dir_fd(core)?;
         link.dir.hold_times(core, &mut state)?;
         self.ensure_sidecar(&link.dir, &fd, &mut state, &backing)?;
-        core.backing
-            .link(&core.inodes, &stub_file_name(node.id()), &fd, &backing.name)
-            .attempt("publish a name")?;
-        let change = link.dir.dir()?.names.count();
-        {
+        let change = {
+            let _counting = core.counting.write();
+            core.backing
+                .link(&core.inodes, &stub_file_name(node.id()), &fd, &backing.name)
+                .attempt("publish a name")?;
+            let change = link.dir.dir()?.names.count();
             let mut place = name.place.lock();
             place.home = Home::Tree(spot);
             place.link_seq = change;
-        }
+            drop(place);
+            // Who counts it must find that it may not be durable.
+            self.note_recent(node, &link.dir, change);
+            change
+        };
         let covers = claim.dies.is_some_and(|(dead, ..)| dead == node.id());
         self.claimed(&mut state, &link.dir, &link.name, &claim, change);
         state.map_mut().set_published(&link.name, true);
         state.pending.remove(&name.id());
         drop(state);
-        self.note_recent(node, &link.dir, change);
         if covers {
             node.with_names(|names| names.covered = Some((Arc::clone(&link.dir), change)));
         }

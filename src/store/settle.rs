@@ -138,7 +138,7 @@ impl<B: Backing> Store<B> {
             } else {
                 let layered = self.takes_layers_along(&fd, &backing.name, id, kind, live.as_ref());
                 let sided = self.takes_sides_along(&fd, &backing.name, id, live.as_ref());
-                let removed = core.backing.unlink(&fd, &backing.name);
+                let removed = self.unlink_entry(state, &fd, &backing.name, id);
                 match (buried, removed.is_ok()) {
                     (Some((node, Some(home))), false) => node.unbury(home),
                     (Some((node, _)), true) => self.discard(node),
@@ -158,7 +158,7 @@ impl<B: Backing> Store<B> {
         let change = dir.dir()?.names.count();
         state.buried.insert(name.into(), change);
         if let Some(inode) = state.take_link(id) {
-            self.name_removed(inode, id, dir, state, change);
+            self.name_removed(inode, dir, state, change);
         }
         if let Some(sidecar) = &backing.sidecar {
             self.doom(dir, state, change, name, Doom::Sidecar(sidecar.name.clone()));

@@ -492,7 +492,7 @@ impl<B: Backing> Store<B> {
         } else {
             let layered = self.takes_layers_along(&fd, &backing.name, id, kind, live);
             let sided = self.takes_sides_along(&fd, &backing.name, id, live);
-            let removed = core.backing.unlink(&fd, &backing.name);
+            let removed = self.unlink_entry(state, &fd, &backing.name, id);
             if let (Some((node, Some(home))), false) = (buried, removed.is_ok()) {
                 node.unbury(home);
             }
@@ -518,7 +518,7 @@ impl<B: Backing> Store<B> {
             self.discard(node);
         }
         if let Some(inode) = state.take_link(id) {
-            self.name_removed(inode, id, &spot.dir, state, change);
+            self.name_removed(inode, &spot.dir, state, change);
         }
         Ok(())
     }

@@ -363,3 +363,45 @@ fn what_is_left_of_a_file_whose_names_never_appeared_is_removed() {
         assert_one(&store, &[(&store.root(), b"b")], b"content");
     }
 }
+
+/// Counts the names of `node` again and again while it is committed and what was replaced is removed.
+fn assert_steady(store: &Store<SimDisk>, node: &TestNode, expected: u32) {
+    for _ in 0..50 {
+        assert_eq!(nlink(store, node), expected);
+    }
+}
+
+#[test]
+fn nobody_who_counts_the_names_of_a_file_sees_a_commit_at_work() {
+    let disk = vault();
+    let store = mount(&disk);
+    let root = store.root();
+    let file = put(&store, &root, b"0", b"content");
+    let at_work = std::sync::atomic::AtomicBool::new(true);
+    let counted = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while at_work.load(Ordering::Relaxed) {
+                store.fsync(&file).unwrap();
+                store.settle_all();
+            }
+        });
+        // Whatever it finds, the other thread must end.
+        let counted = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let names: Vec<Vec<u8>> = (0..400).map(|number| number.to_string().into()).collect();
+            for (number, name) in (1..).zip(&names[1..]) {
+                store.link(&file, &root, name).unwrap();
+                assert_steady(&store, &file, number + 1);
+            }
+            for (number, name) in (1..).zip(&names[1..]) {
+                put(&store, &root, b"other", b"of one name");
+                store.rename(&root, b"other", &root, name, RenameFlags::Replace).unwrap();
+                assert_steady(&store, &file, 400 - number);
+            }
+        }));
+        at_work.store(false, Ordering::Relaxed);
+        counted
+    });
+    if let Err(panic) = counted {
+        std::panic::resume_unwind(panic);
+    }
+}
