@@ -105,7 +105,7 @@ impl<B: Backing> FileSystem<B> {
         self.remember(&node)
     }
 
-    /// link(2): one more name for a file of any kind; counts a lookup.
+    /// link(2): one more name for a file of any kind, or the first one of a file that was made without; counts a lookup.
     ///
     /// # Errors
     /// [`FsError::NotPermitted`] for directories, and where the vault's filesystem has no hard links.
