@@ -113,11 +113,16 @@ impl<B: Backing> FileSystem<B> {
         check_name(name)?;
         let node = self.node(ino)?;
         let dir = self.node(parent)?;
+        let is_first = self.sync_names && self.store.attr(&node)?.nlink == 0;
         match self.store.link(&node, &dir, name) {
             Err(StoreError::IsADirectory | StoreError::NotSupported) => {
                 return Err(FsError::NotPermitted);
             }
             linked => linked?,
+        }
+        if is_first {
+            // As of a file that is created: the one that its writer goes on with is another version.
+            self.store.fsync(&node)?;
         }
         self.names_changed(&dir)?;
         self.remember(&node)
