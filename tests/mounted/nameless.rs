@@ -1,5 +1,9 @@
 //! What has no name any more, and a name that always has something.
 
+use std::fs::File;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::time::{Duration, Instant};
+
 use super::harness::{Mount, Setup};
 
 #[test]
@@ -37,6 +41,25 @@ fn files_made_without_a_name_get_one_by_link() {
             vault.files().into_iter().filter(|file| !file.starts_with(&control)).collect();
         assert!(left.is_empty() && vault.leftovers().is_empty(), "{left:?} {args:?}");
     }
+}
+
+#[test]
+fn a_file_that_got_no_name_gives_its_room_back_when_it_is_closed() {
+    let Some(mount) = Mount::new() else { return };
+    for flags in [libc::O_TMPFILE, libc::O_TMPFILE | libc::O_EXCL] {
+        let file = File::options().write(true).custom_flags(flags).open(mount.path("")).unwrap();
+        file.write_all_at(&[7; 3_000_000], 0).unwrap();
+        file.sync_all().unwrap();
+        assert!(!mount.vault.leftovers().is_empty(), "it takes no room in the vault");
+        drop(file);
+        // The kernel tells a little later.
+        let start = Instant::now();
+        while !mount.vault.leftovers().is_empty() {
+            assert!(start.elapsed() < Duration::from_mins(2), "it still takes room in the vault");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+    mount.unmount();
 }
 
 #[test]
