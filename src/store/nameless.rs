@@ -8,9 +8,10 @@
 use std::sync::Arc;
 
 use crate::backing::Backing;
-use crate::format::{EntryKind, LayerSealer};
+use crate::format::EntryKind;
 
 use super::core::Core;
+use super::edit::OwnSlot;
 use super::error::{Result, StoreError};
 use super::file::{Generation, seal_blocks};
 use super::node::{FileState, Home, Link, Node, Place};
@@ -122,7 +123,7 @@ impl<B: Backing> Node<B> {
                 let plain = self.gather(core, Generation::Open, blocks.clone())?;
                 let slot = seal_blocks(&fresh, identity, block, &plain)?;
                 identity &= slot == block;
-                sealed.insert(block, blocks.end - block, super::edit::OwnSlot(slot));
+                sealed.insert(block, blocks.end - block, OwnSlot(slot));
             }
         }
         let mut state = body.state.write();
@@ -137,6 +138,6 @@ fn is_mostly_dead<B: Backing>(core: &Core<B>, state: &FileState<B>) -> bool {
     let Some(edit) = &state.open else { return false };
     let Some(layer) = &edit.layer else { return false };
     let live = edit.sealed.blocks();
-    let dead = layer.with(LayerSealer::slots_reserved).saturating_sub(live);
+    let dead = layer.blocks_written().saturating_sub(live);
     dead > live + DEAD_LEN_ALLOWED / core.geometry.block_len()
 }
