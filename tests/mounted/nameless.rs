@@ -48,7 +48,7 @@ fn a_file_that_got_no_name_gives_its_room_back_when_it_is_closed() {
     let Some(mount) = Mount::new() else { return };
     for flags in [libc::O_TMPFILE, libc::O_TMPFILE | libc::O_EXCL] {
         let file = File::options().write(true).custom_flags(flags).open(mount.path("")).unwrap();
-        file.write_all_at(&[7; 3_000_000], 0).unwrap();
+        file.write_all_at(&vec![7; 3_000_000], 0).unwrap();
         file.sync_all().unwrap();
         assert!(!mount.vault.leftovers().is_empty(), "it takes no room in the vault");
         drop(file);
