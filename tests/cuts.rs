@@ -334,6 +334,14 @@ fn a_rare_order_of_unsynced_names_loses_nothing() {
     torture_all(scripts, Effort { cuts: 999, rules: 99, seeds: 8 });
 }
 
+/// Every call at which the power can go off while a file without a name gets one.
+#[test]
+fn a_cut_around_a_first_name_loses_nothing_that_was_synced() {
+    let names = ["nameless", "nameless and synced"];
+    let scripts = names.into_iter().map(scripts::named).collect();
+    torture_all(scripts, Effort { cuts: 999, rules: 12, seeds: 2 });
+}
+
 #[test]
 fn a_cut_in_a_random_script_leaves_every_file_old_or_new() {
     let first = number("AKASHA_FIRST").unwrap_or(1);

@@ -107,7 +107,32 @@ impl<B: Backing> FileSystem<B> {
         } else {
             self.open_node(Arc::clone(&node), flags, caller)?
         };
-        match self.remember(&node) {
+        self.remember_opened(&node, handle)
+    }
+
+    /// open(2) with O_TMPFILE: makes a file without a name, of which `parent` decides what it inherits, and opens it; counts a
+    /// lookup. With O_EXCL it never gets a name.
+    pub fn create_nameless(
+        &self,
+        parent: EntryId,
+        mode: NewMode,
+        flags: OpenFlags,
+        caller: Caller,
+    ) -> Result<(Attr, Handle)> {
+        let dir = self.node(parent)?;
+        let (new, acls) = self.heritage(&dir, mode, EntryKind::File, caller)?;
+        let node = self.store.create_nameless(&new, !flags.exclusive)?;
+        self.give(&node, &acls, || {
+            self.store.close_file(&node, true);
+            Ok(())
+        })?;
+        let handle = self.open_made(Arc::clone(&node), flags.access)?;
+        self.remember_opened(&node, handle)
+    }
+
+    /// Counts the lookup of what was opened with `handle`.
+    fn remember_opened(&self, node: &Arc<Node<B>>, handle: Handle) -> Result<(Attr, Handle)> {
+        match self.remember(node) {
             Ok(attr) => Ok((attr, handle)),
             Err(error) => {
                 self.release(handle)?;

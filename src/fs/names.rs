@@ -105,7 +105,7 @@ impl<B: Backing> FileSystem<B> {
         self.remember(&node)
     }
 
-    /// link(2): one more name for a file of any kind; counts a lookup.
+    /// link(2): one more name for a file of any kind, or the first one of a file that was made without; counts a lookup.
     ///
     /// # Errors
     /// [`FsError::NotPermitted`] for directories, and where the vault's filesystem has no hard links.
@@ -113,11 +113,16 @@ impl<B: Backing> FileSystem<B> {
         check_name(name)?;
         let node = self.node(ino)?;
         let dir = self.node(parent)?;
+        let is_first = self.sync_names && self.store.attr(&node)?.nlink == 0;
         match self.store.link(&node, &dir, name) {
             Err(StoreError::IsADirectory | StoreError::NotSupported) => {
                 return Err(FsError::NotPermitted);
             }
             linked => linked?,
+        }
+        if is_first {
+            // As of a file that is created: the one that its writer goes on with is another version.
+            self.store.fsync(&node)?;
         }
         self.names_changed(&dir)?;
         self.remember(&node)

@@ -488,6 +488,28 @@ impl<B: Backing> Filesystem for Adapter<B> {
         });
     }
 
+    fn tmpfile(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        mode: u32,
+        umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let (ttl, caller, mode) = (self.cache_time, caller(request), NewMode { mode, umask });
+        let flags = OpenFlags::from_bits(flags);
+        self.here(|fs| {
+            match entry_id(parent).and_then(|dir| fs.create_nameless(dir, mode, flags, caller)) {
+                Ok((attr, handle)) => {
+                    let handle = FileHandle(handle.0);
+                    reply.created(&ttl, &file_attr(&attr), GENERATION, handle, file_flags(flags));
+                }
+                Err(error) => reply.error(refuse("O_TMPFILE in the directory", parent, &error)),
+            }
+        });
+    }
+
     fn read(
         &self,
         _request: &Request,

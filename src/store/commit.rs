@@ -583,6 +583,7 @@ impl<B: Backing> Store<B> {
             if !is_ghost {
                 state.attr = None;
             }
+            state.promised = false;
             if state.open.is_none() {
                 state.eligible_since = None;
                 state.set_mtime = None;
@@ -619,6 +620,13 @@ impl<B: Backing> Store<B> {
         }
         if self.core.options.read_only {
             return Ok(());
+        }
+        if node.is_nowhere() {
+            self.fsync_nowhere(node)?;
+            // Unless it got a name meanwhile, which then is to be durable.
+            if node.is_nowhere() {
+                return Ok(());
+            }
         }
         self.commit(std::slice::from_ref(node), Take::All)?;
         self.restore_touched();
@@ -768,7 +776,8 @@ impl<B: Backing> Store<B> {
     /// Whether a commit that takes `take` freezes the open edit. Looked at under the state's lock, at the freeze itself: a
     /// file may have been opened and cut since somebody found that it was due.
     fn takes(&self, state: &FileState<B>, take: Take) -> bool {
-        let is_handed_over = take == Take::HandedOver && state.handed_over == state.changes;
+        let is_handed_over =
+            take == Take::HandedOver && (state.handed_over == state.changes || state.promised);
         take == Take::All || state.writers == 0 || is_handed_over || self.is_overdue(state)
     }
 
@@ -782,7 +791,7 @@ impl<B: Backing> Store<B> {
     /// Whether a change of `node` up to `target`, or a name that it waits to take, is still to be committed.
     fn needs_commit(&self, node: &Arc<Node<B>>, target: u64, take: Take) -> bool {
         let Ok(body) = node.file() else { return false };
-        if node.is_forsaken() {
+        if node.is_nowhere() {
             return false;
         }
         {

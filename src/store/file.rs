@@ -301,7 +301,10 @@ impl<B: Backing> Node<B> {
             let pressed = core.buffered.load(Ordering::Relaxed) > core.options.memory_budget;
             own > SPILL_LEN || (pressed && own > 0)
         };
-        if spill { self.spill(core) } else { Ok(()) }
+        if spill {
+            self.spill(core)?;
+        }
+        self.renew_layer_if_dead(core)
     }
 
     /// Seals every block that waits in memory into the edit's temporary layer, but a partial last one (which is likely to
@@ -586,7 +589,7 @@ pub(crate) fn write_runs<B: Backing>(
 
 /// Seals whole blocks: in the slots of their own numbers where the edit still does that, else in the
 /// next free ones. Returns the first slot.
-fn seal_blocks<B: Backing>(
+pub(super) fn seal_blocks<B: Backing>(
     layer: &Arc<LayerTemp<B>>,
     identity: bool,
     block: u64,

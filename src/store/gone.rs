@@ -104,10 +104,10 @@ impl<B: Backing> Node<B> {
         true
     }
 
-    /// Whether it was never published, lost its name, and nobody has it open: nothing of it is to be committed.
+    /// Whether it was never published, has no name, and nobody has it open: nothing more of it is looked for.
     pub(crate) fn is_forsaken(&self) -> bool {
         let place = self.place.lock();
-        place.is_nameless() && matches!(place.home, Home::Pending) && !has_handles(self)
+        place.is_nowhere() && !has_handles(self)
     }
 
     /// Whether nothing is left of it.
@@ -180,7 +180,14 @@ impl<B: Backing> Store<B> {
             return;
         }
         let (pending, keeps) = {
-            let home = &node.place.lock().home;
+            let place = node.place.lock();
+            if place.may_be_named || !place.is_nameless() {
+                // Who holds it without a handle (O_PATH) may give it a name, or has just done so: its content goes with the node.
+                drop(place);
+                self.queue.remove_if_done(node);
+                return;
+            }
+            let home = &place.home;
             // An entry that is dead settles with its directory; a ghost belongs to who opened it meanwhile.
             (
                 matches!(home, Home::Pending),

@@ -9,6 +9,7 @@
 //! | `space` | what of a file is allocated: holes, preallocation, copies of ranges |
 //! | `names`, `publish_names` | a file with several names: hard links |
 //! | `gone` | the end of a file without names |
+//! | `nameless` | files made without a name |
 //! | `times` | access and change times that the vault's inodes do not show |
 //! | `xattr` | extended attributes |
 //! | `special` | links, fifos, sockets, devices: what is made whole |
@@ -55,6 +56,7 @@ mod gone_names;
 mod intent;
 mod layer;
 mod lock;
+mod nameless;
 mod names;
 mod node;
 mod publish_names;
@@ -715,6 +717,11 @@ impl<B: Backing> Store<B> {
             // Unlinked: nothing of it will ever be published.
             return Ok(());
         }
+        self.complete(node)
+    }
+
+    /// Completes the uncommitted version in the backing store.
+    fn complete(&self, node: &Arc<Node<B>>) -> Result<()> {
         if self.is_small_change(node) {
             return self.with_reserve(|| node.complete_edit(&self.core));
         }

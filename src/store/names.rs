@@ -136,21 +136,24 @@ pub(super) fn covers_itself<B: Backing>(state: &DirState<B>, name: &[u8], id: En
 }
 
 impl<B: Backing> Store<B> {
-    /// link(2): gives a file one more name. It exists in memory until the file is committed.
+    /// link(2): gives a file one more name, or one that was made without any its first. It exists in memory until the file is
+    /// committed.
     ///
     /// # Errors
-    /// `IsADirectory`; `NotSupported` if the backing filesystem has no hard links; EMLINK.
+    /// `IsADirectory`; `NotFound` of what lost its last name; `NotSupported` if the backing filesystem has no hard links; EMLINK.
     pub fn link(&self, node: &Arc<Node<B>>, dir: &Arc<Node<B>>, name: &[u8]) -> Result<()> {
         self.check_change(name)?;
         node.file()?;
-        if !self.has_native_links()? {
-            return Err(StoreError::NotSupported);
+        if !self.name_first(node, dir, name)? {
+            if !self.has_native_links()? {
+                return Err(StoreError::NotSupported);
+            }
+            if node.has_names() && self.link_count(node) >= NAMES_MAX {
+                let source = std::io::Error::from_raw_os_error(libc::EMLINK);
+                return Err(StoreError::Io { what: "count the names of a file", source });
+            }
+            self.try_until(|| self.try_link(node, dir, name))?;
         }
-        if node.has_names() && self.link_count(node) >= NAMES_MAX {
-            let source = std::io::Error::from_raw_os_error(libc::EMLINK);
-            return Err(StoreError::Io { what: "count the names of a file", source });
-        }
-        self.try_until(|| self.try_link(node, dir, name))?;
         node.note_changed(self.core.now());
         self.note_waiting(node);
         Ok(())

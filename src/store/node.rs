@@ -57,13 +57,15 @@ pub(crate) struct Place<B: Backing> {
     pub link_seq: u64,
     /// Whether the mount moved it away from its home: the backing entry follows at the next commit.
     pub away: bool,
+    /// Whether it was made without a name and may get one: `link` is `None` then.
+    pub may_be_named: bool,
     /// Of a file that has, or is to have, several names; `link` is `None` then.
     pub names: Option<Box<Names<B>>>,
 }
 
 impl<B: Backing> Place<B> {
     pub fn new(link: Option<Link<B>>, home: Home<B>, link_seq: u64) -> Self {
-        Place { link, home, link_seq, away: false, names: None }
+        Place { link, home, link_seq, away: false, may_be_named: false, names: None }
     }
 
     /// Whether no name leads to it any more.
@@ -216,6 +218,8 @@ pub(crate) struct FileState<B: Backing> {
     pub committed: u64,
     /// Those that the last close of a descriptor was for.
     pub handed_over: u64,
+    /// An fsync returned before it had a name: its first version does not wait for the end of its writers.
+    pub promised: bool,
     /// Uncommitted changes were lost to a failed sync.
     pub lost: bool,
     /// When it became eligible for the interval's commit.
@@ -272,6 +276,7 @@ impl<B: Backing> Node<B> {
                     changes: 0,
                     committed: 0,
                     handed_over: 0,
+                    promised: false,
                     lost: false,
                     eligible_since: None,
                 }),

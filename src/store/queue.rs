@@ -52,7 +52,7 @@ impl<B: Backing> Queue<B> {
     pub fn remove_if_done(&self, node: &Arc<Node<B>>) {
         let node = node.inode();
         let mut dirty = self.dirty.lock();
-        if !node.waits() || node.is_forsaken() {
+        if !node.waits() || node.is_nowhere() {
             dirty.remove(&node.id());
         }
     }

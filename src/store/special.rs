@@ -9,7 +9,7 @@ use crate::format::EntryKind;
 
 use super::error::{Result, StoreError};
 use super::file::WriteTime;
-use super::node::Node;
+use super::node::{Link, Node};
 use super::{NewAttr, Store};
 
 /// symlink(2): a path, without its NUL.
@@ -65,8 +65,9 @@ impl<B: Backing> Store<B> {
         name: &[u8],
         new: &NewAttr,
     ) -> Result<Arc<Node<B>>> {
+        let link = Link { dir: Arc::clone(dir), name: name.into() };
         let node =
-            self.new_pending(dir, name, EntryKind::CharDevice, Some(WHITEOUT_DEVICE), new)?;
+            self.new_pending(Some(link), EntryKind::CharDevice, Some(WHITEOUT_DEVICE), new)?;
         node.complete_edit(&self.core)?;
         Ok(node)
     }

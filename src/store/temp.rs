@@ -4,7 +4,7 @@
 //! pressure and reopened by name, so that thousands of edits do not need thousands of descriptors.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use log::warn;
 use parking_lot::{Mutex, RwLock};
@@ -30,6 +30,8 @@ pub(crate) struct LayerTemp<B: Backing> {
     sealer: RwLock<Option<LayerSealer>>,
     file: Mutex<Option<Arc<B::Temp>>>,
     used: AtomicBool,
+    /// Whole blocks written, or tried to, whatever became of them.
+    written: AtomicU64,
     /// Whether the file is no longer ours to remove.
     published: AtomicBool,
 }
@@ -63,6 +65,7 @@ impl<B: Backing> LayerTemp<B> {
             sealer: RwLock::new(Some(sealer)),
             file: Mutex::new(Some(Arc::new(file))),
             used: AtomicBool::new(true),
+            written: AtomicU64::new(0),
             published: AtomicBool::new(false),
         });
         core.open_temps.admit(&temp);
@@ -140,6 +143,7 @@ impl<B: Backing> LayerTemp<B> {
             },
             None => sealer.reserve(count),
         };
+        self.written.fetch_add(count, Ordering::Relaxed);
         let first = run.first();
         let mut rest = Some(run);
         let write_len = WRITE_LEN.max(block_len);
@@ -181,6 +185,11 @@ impl<B: Backing> LayerTemp<B> {
             StoreError::broken("a temporary layer", "its tail was already sealed")
         })?;
         Ok(sealer.finish(fields, last_slot_len, map))
+    }
+
+    /// How many whole blocks were written. Slots that were left out for holes do not count: they take no room.
+    pub fn blocks_written(&self) -> u64 {
+        self.written.load(Ordering::Relaxed)
     }
 
     /// Whether the tail was sealed.

@@ -176,16 +176,16 @@ impl<B: Backing> Store<B> {
         if state.map().get(name).is_some() {
             return Err(StoreError::AlreadyExists);
         }
-        let node = self.new_pending(dir, name, kind, rdev, new)?;
+        let link = Link { dir: Arc::clone(dir), name: name.into() };
+        let node = self.new_pending(Some(link), kind, rdev, new)?;
         self.show_pending(&mut state, name, &node);
         Ok(node)
     }
 
-    /// A node that is to have this name, which nothing shows yet.
+    /// A node that is to have this name, if any, which nothing shows yet.
     pub(super) fn new_pending(
         &self,
-        dir: &Arc<Node<B>>,
-        name: &[u8],
+        link: Option<Link<B>>,
         kind: EntryKind,
         rdev: Option<u64>,
         new: &NewAttr,
@@ -195,8 +195,7 @@ impl<B: Backing> Store<B> {
             self.core.see_device(id, rdev);
         }
         let now = self.core.now();
-        let link = Link { dir: Arc::clone(dir), name: name.into() };
-        let place = Place::new(Some(link), Home::Pending, 0);
+        let place = Place::new(link, Home::Pending, 0);
         let node = Node::new(id, kind, place);
         {
             let mut file = node.file()?.state.write();

@@ -154,7 +154,17 @@ impl Run {
                 self.look_again(from)?;
                 self.look_again(to)
             }
-            Op::Open(handle, _)
+            Op::Name(_, path) => {
+                let (Some(spot), Ok(dir)) = (self.spot(path), self.parent(path)) else {
+                    return Ok(());
+                };
+                if self.store().lookup(&dir, &spot.1).is_err() {
+                    self.oracle = before.clone();
+                }
+                Ok(())
+            }
+            Op::CreateNameless(handle)
+            | Op::Open(handle, _)
             | Op::Write(handle, ..)
             | Op::Append(handle, _)
             | Op::Truncate(handle, _)

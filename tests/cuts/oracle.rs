@@ -40,6 +40,8 @@ pub struct Object {
     pub opened_at: u64,
     /// Renamed while it was open: whoever wants its old name has it committed as it is.
     pub loose: bool,
+    /// Synced before it had a name: its directory's fsync does not wait for its writers.
+    pub promised: bool,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -85,6 +87,11 @@ impl Oracle {
         }
     }
 
+    /// Whether it was made without a name and has got none.
+    pub fn was_never_named(&self, id: u64) -> bool {
+        self.objects[&id].places.iter().all(|place| *place == Place::Nowhere)
+    }
+
     /// Whether `dir` is `id` or lies below it.
     pub fn is_below(&self, dir: u64, id: u64) -> bool {
         let mut at = dir;
@@ -118,6 +125,17 @@ impl Oracle {
     // ---- what the script does --------------------------------------------------------------
 
     pub fn made(&mut self, id: u64, kind: EntryKind, spot: &Spot, content: &[u8]) {
+        self.made_nameless(id, kind, content);
+        self.named(id, spot);
+    }
+
+    /// It gets its first name.
+    pub fn named(&mut self, id: u64, spot: &Spot) {
+        self.put(id, Place::At(spot.clone()));
+        self.hold(spot, Some(id));
+    }
+
+    pub fn made_nameless(&mut self, id: u64, kind: EntryKind, content: &[u8]) {
         self.next_serial += 1;
         let object = Object {
             kind,
@@ -132,10 +150,9 @@ impl Oracle {
             closed_at: None,
             opened_at: 0,
             loose: false,
+            promised: false,
         };
         self.objects.insert(id, object);
-        self.put(id, Place::At(spot.clone()));
-        self.hold(spot, Some(id));
     }
 
     pub fn half_made(&mut self, spot: &Spot) {
@@ -296,13 +313,19 @@ impl Oracle {
         object.kind != EntryKind::Dir && object.place_floor == 0
     }
 
+    /// Whether it is still being written for the first time, and nobody was promised more.
+    fn is_open_for_its_first(&self, id: u64) -> bool {
+        let object = &self.objects[&id];
+        self.is_unborn(id) && object.writers > 0 && !object.promised
+    }
+
     /// All names in a directory are durable, but for files that are still open for their first version;
     /// and its path.
     pub fn keep_names(&mut self, dir: u64) {
         let mut floors = Vec::new();
         for (spot, holders) in self.names.iter().filter(|(spot, _)| spot.0 == dir) {
             let mut floor = holders.all.len() - 1;
-            let is_open = |id: u64| self.is_unborn(id) && self.objects[&id].writers > 0;
+            let is_open = |id: u64| self.is_open_for_its_first(id);
             if holders.all[floor].is_some_and(is_open) {
                 while floor > holders.floor
                     && holders.all[floor].is_some_and(|id| self.is_unborn(id))
@@ -318,7 +341,7 @@ impl Oracle {
             let before = object.places[..last].iter().rev().find(|p| matches!(p, Place::At(_)));
             let was_here = matches!(before, Some(Place::At(spot)) if spot.0 == dir);
             let stays = match &object.places[last] {
-                Place::At(spot) => spot.0 == dir && !(self.is_unborn(*id) && object.writers > 0),
+                Place::At(spot) => spot.0 == dir && !self.is_open_for_its_first(*id),
                 Place::Unlinked => was_here,
                 Place::Replaced(by) => was_here && !self.is_unborn(*by),
                 Place::Nowhere => false,

@@ -16,6 +16,9 @@ use super::vault::{self, TestClock};
 #[derive(Clone, Debug)]
 pub enum Op {
     Create(u8, String),
+    /// A file without a name, and the first name of the file that a handle is of.
+    CreateNameless(u8),
+    Name(u8, String),
     Open(u8, String),
     Write(u8, usize, usize),
     Append(u8, usize),
@@ -136,8 +139,12 @@ impl Run {
     }
 
     fn fsynced(&mut self, id: u64) {
-        // Without a name nobody can look for it.
+        // Without a name nobody can look for it, now.
         if self.oracle.place(id).is_none() {
+            if self.oracle.was_never_named(id) {
+                self.oracle.keep_content(id);
+                self.oracle.object(id).promised = true;
+            }
             return;
         }
         self.oracle.keep_content(id);
@@ -256,6 +263,26 @@ impl Run {
                 // Its maker's own.
                 store.close_file(&node, true);
                 opened
+            }
+            Op::CreateNameless(handle) => {
+                self.close(*handle)?;
+                let node = store.create_nameless(&NEW, true)?;
+                self.oracle.made_nameless(node.id().get(), EntryKind::File, b"");
+                let opened = self.open(*handle, Arc::clone(&node));
+                store.close_file(&node, true);
+                opened
+            }
+            Op::Name(handle, path) => {
+                let Some(node) = self.handles.get(handle).cloned() else { return Ok(()) };
+                let spot = self.spot(path).filter(|spot| self.oracle.holder(spot).is_none());
+                let id = node.id().get();
+                let Some(spot) = spot.filter(|_| self.oracle.was_never_named(id)) else {
+                    return Ok(());
+                };
+                self.oracle.named(id, &spot);
+                // Its writer has as much time as that of a file made now.
+                self.oracle.object(id).opened_at = self.clock.secs();
+                store.link(&node, &self.parent(path)?, &spot.1)
             }
             Op::Open(handle, path) => {
                 let found = self.spot(path).and_then(|spot| self.oracle.holder(&spot));
@@ -546,7 +573,8 @@ impl Run {
         for id in &ids {
             let object = self.oracle.object(*id);
             let overdue = object.writers > 0 && now >= object.opened_at + 60;
-            if overdue || object.loose {
+            let loose = object.loose;
+            if (overdue && !self.oracle.was_never_named(*id)) || loose {
                 self.oracle.allow(*id);
             }
         }

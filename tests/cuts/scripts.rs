@@ -334,6 +334,38 @@ pub fn written() -> Vec<Script> {
             ],
         ),
         script(
+            "nameless",
+            vec![
+                synced("a", 5000),
+                vec![Op::CreateNameless(0), Op::Append(0, 6000), Op::Name(0, "b".into())],
+                vec![Op::Fsync(0), Op::Append(0, 70), Op::Close(0)],
+                vec![Op::CreateNameless(1), Op::Append(1, 9000), Op::Name(1, "c".into())],
+                vec![Op::Close(1), rename("c", "a")],
+                tick(),
+                // Nobody ever names this one.
+                vec![Op::CreateNameless(2), Op::Append(2, BIG), Op::Fsync(2), Op::Append(2, 9)],
+                tick(),
+                vec![Op::Close(2)],
+                // Older than a minute when it gets its name, and not whole.
+                vec![Op::CreateNameless(0), Op::Append(0, 300), Op::Tick(70), Op::Append(0, 9)],
+                vec![Op::Name(0, "late".into()), Op::Tick(6), Op::Append(0, 9), Op::Tick(6)],
+                vec![Op::Append(0, 5000), Op::Close(0)],
+                tick(),
+            ],
+        ),
+        script(
+            "nameless and synced",
+            vec![
+                vec![Op::Mkdir("d".into()), Op::CreateNameless(0), Op::Append(0, 5000)],
+                vec![Op::Fsync(0), Op::Name(0, "d/a".into()), Op::FsyncDir("d".into())],
+                vec![Op::CreateNameless(1), Op::Append(1, BIG), Op::Fsync(1), Op::Append(1, 70)],
+                vec![Op::Name(1, "d/b".into()), Op::Append(1, 80), Op::FsyncDir("d".into())],
+                vec![rename("d/b", "d/a"), Op::Append(1, 90), Op::FsyncDir("d".into())],
+                vec![Op::Close(0), Op::Close(1), Op::Unlink("d/a".into())],
+                tick(),
+            ],
+        ),
+        script(
             "remount",
             vec![
                 new("a", 5000),
@@ -370,6 +402,26 @@ fn named_in(all: &[Script], name: &str) -> Script {
         options: found.options.clone(),
         has_exchange: found.has_exchange,
     }
+}
+
+/// The same, with half of the new files made without a name, which they get some operations later.
+fn named_late(ops: Vec<Op>, dice: &SeededEntropy) -> Vec<Op> {
+    let mut late = Vec::new();
+    let mut waiting: Vec<(u64, Op)> = Vec::new();
+    for op in ops {
+        for (left, _) in &mut waiting {
+            *left = left.saturating_sub(1);
+        }
+        late.extend(waiting.extract_if(.., |(left, _)| *left == 0).map(|(_, name)| name));
+        match op {
+            Op::Create(handle, path) if dice.next_u64().is_multiple_of(2) => {
+                late.push(Op::CreateNameless(handle));
+                waiting.push((1 + dice.next_u64() % 6, Op::Name(handle, path)));
+            }
+            op => late.push(op),
+        }
+    }
+    late
 }
 
 /// A script drawn from a seed.
@@ -414,6 +466,9 @@ pub fn random(seed: u64, len: usize) -> Script {
             29 => ops.push(if pick(3) == 0 { Op::Remount } else { Op::Rmdir(dir()) }),
             _ => ops.push(Op::Tick([1, 6, 6, 70][pick(4) as usize])),
         }
+    }
+    if seed.is_multiple_of(3) {
+        ops = named_late(ops, &dice);
     }
     Script {
         name: format!("random-{seed}"),

@@ -22,8 +22,8 @@ PATIENCE_SECS = 1500
 
 CUTS, LINKS, FAULTS = ("cuts", "a_cut_leaves_every"), ("cuts", "hard_links"), ("cuts", "a_failed_call")
 MOUNTS, RARE, POWER = ("cuts", "a_mount_that"), ("cuts", "a_rare_order"), ("powercut", "")
-RANDOM = ("cuts", "a_cut_in_a_random")
-EVERYTHING = [CUTS, LINKS, RARE, RANDOM, FAULTS, MOUNTS, POWER, ("lib", "store::")]
+RANDOM, NAMED = ("cuts", "a_cut_in_a_random"), ("cuts", "a_cut_around_a_first_name")
+EVERYTHING = [CUTS, LINKS, RARE, NAMED, RANDOM, FAULTS, MOUNTS, POWER, ("lib", "store::")]
 
 
 def lib(test):
@@ -56,6 +56,10 @@ MUTANTS = {
     "fsync of a directory does not commit what waits in it": ("commit.rs",
         "        self.commit(&pending, Take::HandedOver)?;\n        self.restore_touched();\n        let latest",
         "        let latest", [LINKS]),
+    "fsync of a directory forgets what was synced before it had a name": ("commit.rs",
+        "(state.handed_over == state.changes || state.promised)", "state.handed_over == state.changes", [NAMED]),
+    "a name given late leaves its writers no time": ("nameless.rs",
+        "            open.begun = self.core.clock.elapsed();\n", "", [NAMED]),
     "fsync syncs no parents": ("durable.rs",
         "        while let Some((dir, change)) = name_of(&at) {", "        if let Some((dir, change)) = name_of(&at) {",
         [CUTS]),
@@ -233,7 +237,7 @@ def copy():
     source = PLACE / "source"
     shutil.rmtree(source, ignore_errors=True)
     source.mkdir(parents=True)
-    for part in ["src", "tests", "docs", "scripts"]:
+    for part in ["src", "tests", "docs", "scripts", "vendor"]:
         shutil.copytree(ROOT / part, source / part)
     for part in ["Cargo.toml", "Cargo.lock", "README.md"]:
         shutil.copy(ROOT / part, source / part)

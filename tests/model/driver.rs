@@ -153,6 +153,18 @@ impl Driver {
                 let (node, ino) = self.dir(*dir)?;
                 self.create((node, ino), &name.bytes(), *mode, *exclusive)?;
             }
+            Op::CreateNameless { dir, mode, exclusive } => {
+                let (node, ino) = self.dir(*dir)?;
+                self.create_nameless((node, ino), *mode, *exclusive)?;
+            }
+            Op::LinkOpen { handle, to } => {
+                let (to_node, to_ino) = self.dir(to.0)?;
+                let Some(open) = self.handle(*handle) else { return Ok(()) };
+                let (ino, node, name) = (open.ino, open.node, to.1.bytes());
+                let real = self.fs.link(ino, to_ino, &name);
+                let model = self.model.link(node, to_node, &name);
+                self.made(real, model)?;
+            }
             Op::Mknod { dir, name, mode } => {
                 let (node, ino) = self.dir(*dir)?;
                 let mode = NewMode { mode: *mode, umask: 0 };
@@ -435,6 +447,24 @@ impl Driver {
             }
             other => other,
         };
+        if let Some(((attr, handle), node)) = both(real, model)? {
+            self.note(node, attr.id)?;
+            self.open.push(Open { handle, ino: attr.id, node, writes: true });
+            self.compare_attr(node, &attr)?;
+        }
+        Ok(())
+    }
+
+    fn create_nameless(
+        &mut self,
+        (node, ino): (NodeIndex, EntryId),
+        mode: u32,
+        exclusive: bool,
+    ) -> Result<(), Different> {
+        let flags =
+            OpenFlags { access: Access::ReadWrite, truncate: false, exclusive, no_atime: false };
+        let real = self.fs.create_nameless(ino, NewMode { mode, umask: 0 }, flags, CALLER);
+        let model = Ok(self.model.make_nameless(node, Body::File(vec![]), mode, !exclusive));
         if let Some(((attr, handle), node)) = both(real, model)? {
             self.note(node, attr.id)?;
             self.open.push(Open { handle, ino: attr.id, node, writes: true });

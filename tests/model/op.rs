@@ -103,6 +103,17 @@ pub enum Op {
         mode: u32,
         exclusive: bool,
     },
+    /// Makes a file without a name (O_TMPFILE) and leaves it open; with `exclusive` it never gets one.
+    CreateNameless {
+        dir: Pick,
+        mode: u32,
+        exclusive: bool,
+    },
+    /// linkat(2) of what is open.
+    LinkOpen {
+        handle: Pick,
+        to: (Pick, Name),
+    },
     /// Makes a file without opening it.
     Mknod {
         dir: Pick,
@@ -297,7 +308,11 @@ impl Op {
         let handle = rng.pick();
         let name = Name::random(rng);
         match rng.below(100) {
-            0..=11 => {
+            0..=1 => {
+                let exclusive = rng.below(4) == 0;
+                Op::CreateNameless { dir, mode: 0o600 | rng.below(0o200) as u32, exclusive }
+            }
+            2..=11 => {
                 let exclusive = rng.below(2) == 0;
                 Op::Create { dir, name, mode: 0o600 | rng.below(0o200) as u32, exclusive }
             }
@@ -329,7 +344,8 @@ impl Op {
             67 => Op::Readlink { dir, name },
             68..=71 => Op::Unlink { dir, name },
             72..=73 => Op::Rmdir { dir, name },
-            66 | 74..=76 => Op::Link { from: (dir, name), to: (rng.pick(), Name::random(rng)) },
+            74 => Op::LinkOpen { handle, to: (dir, name) },
+            66 | 75..=76 => Op::Link { from: (dir, name), to: (rng.pick(), Name::random(rng)) },
             77..=85 => {
                 let to = (rng.pick(), Name::random(rng));
                 let mode = match rng.below(6) {

@@ -35,6 +35,8 @@ pub struct RefNode {
     pub parent: NodeIndex,
     /// Names; not counted of directories.
     pub links: u32,
+    /// It was made without a name and may get one.
+    may_be_named: bool,
     pub xattrs: BTreeMap<Vec<u8>, Vec<u8>>,
 }
 
@@ -59,6 +61,7 @@ impl Reference {
             mtime: None,
             parent: ROOT,
             links: 1,
+            may_be_named: false,
             xattrs: BTreeMap::new(),
         };
         Reference { nodes: vec![root] }
@@ -131,6 +134,20 @@ impl Reference {
         if self.entries(dir).contains_key(name) {
             return Err(vec![libc::EEXIST]);
         }
+        let index = self.make_nameless(dir, body, mode, false);
+        self.nodes[index].links = 1;
+        self.change(dir).insert(name.to_vec(), index);
+        Ok(index)
+    }
+
+    /// A node that inherits from `dir` and has no name.
+    pub fn make_nameless(
+        &mut self,
+        dir: NodeIndex,
+        body: Body,
+        mode: u32,
+        may_be_named: bool,
+    ) -> NodeIndex {
         let parent = &self.nodes[dir];
         let inherits = parent.mode & 0o2000 != 0;
         let node = RefNode {
@@ -139,14 +156,13 @@ impl Reference {
             gid: if inherits { parent.gid } else { 0 },
             mtime: None,
             parent: dir,
-            links: 1,
+            links: 0,
+            may_be_named,
             xattrs: BTreeMap::new(),
             body,
         };
         self.nodes.push(node);
-        let index = self.nodes.len() - 1;
-        self.change(dir).insert(name.to_vec(), index);
-        Ok(index)
+        self.nodes.len() - 1
     }
 
     pub fn unlink(&mut self, dir: NodeIndex, name: &[u8]) -> Result<(), Refusal> {
@@ -172,10 +188,13 @@ impl Reference {
         }
         if self.is_dir(node) {
             wrong.push(libc::EPERM);
+        } else if self.nodes[node].links == 0 && !self.nodes[node].may_be_named {
+            wrong.push(libc::ENOENT);
         }
         if !wrong.is_empty() {
             return Err(wrong);
         }
+        self.nodes[node].may_be_named = false;
         self.change(dir).insert(name.to_vec(), node);
         self.nodes[node].links += 1;
         Ok(node)

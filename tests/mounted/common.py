@@ -23,6 +23,11 @@ def refused(expected, call, *args, **kwargs):
         raise AssertionError(f"{result!r} instead of {[errno.errorcode[e] for e in expected]}")
 
 
+def link(file, name):
+    """Gives the open file a name. Without a directory Python calls link(2), which does not follow."""
+    os.link(f"/proc/self/fd/{file}", name, src_dir_fd=0, follow_symlinks=True)
+
+
 class Other:
     """Another process, which calls the functions of the program that it is told to, and answers what they
     return or raise. It has only the descriptors that it opened itself, if it was made before any others."""

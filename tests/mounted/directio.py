@@ -9,7 +9,7 @@ import random
 import signal
 import stat
 
-from common import main
+from common import link, main
 
 SIZE = 3_000_000
 
@@ -187,6 +187,8 @@ def names(directory, daemon):
     os.mkdir("removed directory")
     os.mkdir("dir")
     made = os.open("made", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640)
+    late = os.open(".", os.O_WRONLY | os.O_TMPFILE, 0o640)
+    link(late, "dir/late")
     os.mkfifo("dir/fifo")
     os.symlink("target", "dir/link")
     os.mknod("dir/node")
@@ -196,13 +198,13 @@ def names(directory, daemon):
     os.unlink("removed")
     os.rmdir("removed directory")
     os.kill(int(daemon), signal.SIGKILL)
-    assert made >= 0
+    assert made >= 0 and late >= 0
 
 
 def names_survived(directory):
     os.chdir(directory)
     assert sorted(os.listdir(".")) == ["dir", "linked", "made"], os.listdir(".")
-    assert sorted(os.listdir("dir")) == ["fifo", "link", "node", "over", "second"], os.listdir("dir")
+    assert sorted(os.listdir("dir")) == ["fifo", "late", "link", "node", "over", "second"], os.listdir("dir")
     assert os.readlink("dir/link") == "target" and os.stat("dir/second").st_nlink == 2
     assert os.stat("made").st_mode & 0o777 == 0o640 and stat.S_ISFIFO(os.stat("dir/fifo").st_mode)
     with open("dir/over", "rb") as file:

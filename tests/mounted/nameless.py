@@ -9,7 +9,7 @@ import mmap
 import os
 import stat
 
-from common import Other, main, refused
+from common import Other, link, main, refused
 
 libc = ctypes.CDLL(ctypes.util.find_library("c") or "libc.so.6", use_errno=True)
 KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE = 1, 2, 16
@@ -86,7 +86,7 @@ def every_call(file, content):
     content += b"appended"
     os.close(truncated)
     assert os.pread(file, len(content) + 10, 0) == content
-    refused((errno.ENOENT, errno.EXDEV), os.link, f"/proc/self/fd/{file}", "back", follow_symlinks=True)
+    refused(errno.ENOENT, link, file, "back")
     assert not os.path.exists("back")
     # Copied out and, as a last resort, that brings the content back.
     os.lseek(file, 0, os.SEEK_SET)
@@ -107,14 +107,18 @@ def every_call(file, content):
 def do(directory):
     os.chdir(directory)
     for size in (0, 100, 3_000_000):
-        for way in ("never committed", "committed", "replaced", "one of two names", "removed directory"):
+        ways = ("never committed", "committed", "replaced", "one of two names", "removed directory", "made without")
+        for way in ways:
             content = os.urandom(size)
             if size < 60:
                 content = bytes(60)
             if way == "removed directory":
                 os.mkdir("dir")
             name = "dir/file" if way == "removed directory" else "file"
-            file = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+            if way == "made without":
+                file = os.open(".", os.O_RDWR | os.O_TMPFILE | os.O_EXCL, 0o600)
+            else:
+                file = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
             os.write(file, content)
             if way != "never committed":
                 os.fsync(file)
@@ -127,7 +131,7 @@ def do(directory):
                 with open("other", "wb") as other:
                     other.write(b"other")
                 os.rename("other", "file")
-            else:
+            elif way != "made without":
                 os.unlink(name)
             if way == "removed directory":
                 os.rmdir("dir")

@@ -16,7 +16,7 @@ mount-on) exec "$akasha" mount vault "$2" "${with[@]}" ;;
 work)
     trap 'fusermount3 -uzq plain || true' EXIT
     bash "$0" init
-    programs=${2:-json_save mapped failing_writer unlinked metadata rename space special times xattrs}
+    programs=${2:-json_save mapped failing_writer unlinked tmpfile metadata rename space special times xattrs}
     "$akasha" mount vault plain "${with[@]}"
     for program in $programs; do
         mkdir "plain/$program"

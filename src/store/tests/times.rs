@@ -3,7 +3,7 @@
 use super::*;
 
 /// A clock that the test moves.
-struct Hands(AtomicU64);
+pub(super) struct Hands(AtomicU64);
 
 impl Clock for Hands {
     fn now(&self) -> Timestamp {
@@ -20,12 +20,12 @@ impl Clock for Hands {
 }
 
 impl Hands {
-    fn pass(&self, secs: u64) {
+    pub fn pass(&self, secs: u64) {
         self.0.fetch_add(secs * 1_000_000_000, Ordering::Relaxed);
     }
 }
 
-fn clocked() -> (Arc<Store<SimDisk>>, Arc<Hands>, SimDisk) {
+pub(super) fn clocked() -> (Arc<Store<SimDisk>>, Arc<Hands>, SimDisk) {
     let clock = Arc::new(Hands(AtomicU64::new(1_700_000_000_000_000_000)));
     let disk = SimDisk::with_clock(clock.clone());
     let params = ConfigParams {
