@@ -17,6 +17,7 @@ mod faults;
 mod full_disk;
 mod names;
 mod repair;
+mod rescue;
 mod sides;
 mod space;
 mod special;
