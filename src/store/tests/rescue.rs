@@ -329,7 +329,10 @@ fn the_last_room_on_a_disk_is_not_for_copies() {
     let store = bench.mount(StoreOptions::default());
     let dir = store.mkdir(&store.root(), b"dir", &NEW).unwrap();
     put(&store, &dir, b"file", b"content");
-    bench.disk.set_capacity(Some(256 << 10));
+    let space = bench.disk.space(&bench.disk.root().unwrap()).unwrap();
+    let used = (space.blocks - space.blocks_free) * space.unit_len;
+    // Enough for a copy.
+    bench.disk.set_capacity(Some(used + (64 << 10)));
     bench.wait(&store);
     assert!(copies(&bench.disk).is_empty());
     bench.disk.set_capacity(None);
