@@ -44,7 +44,7 @@ fn a_directory_whose_name_is_damaged_in_the_vault_is_given_it_back() {
     let paths = ["outer", "outer/inner", "outer/inner/empty"].map(|path| mount.path(path));
     for path in &paths {
         // Looked into, as by whoever uses it.
-        fs::read_dir(path).unwrap().for_each(|entry| drop(entry.unwrap()));
+        fs::read_dir(path).unwrap().count();
     }
     let times = || {
         let meta = paths.iter().map(|path| fs::metadata(path).unwrap());
