@@ -40,7 +40,7 @@ EXIT_DAMAGED, EXIT_PASSWORD, EXIT_CIPHER, EXIT_NO_VAULT = 1, 3, 4, 5
 
 HEADER_LEN, TAIL_LEN, TAG_LEN, PAGE_LEN = 64, 256, 16, 65_520
 FRAME = HEADER_LEN + TAIL_LEN
-DOMAIN_SLOT, DOMAIN_MAP, DOMAIN_TAIL = 1, 2, 3
+DOMAIN_SLOT, DOMAIN_MAP, DOMAIN_TAIL, DOMAIN_BODY = 1, 2, 3, 5
 SIMPLE, MAPPED = 1, 2
 ROLE_VERSION, ROLES = 1, (1, 2, 3)
 FILE, DIRECTORY, SYMLINK, FIFO, DEVICES = 1, 2, 3, 4, (6, 7)
@@ -51,6 +51,7 @@ CIPHERS = {"chacha20-poly1305": 1, "aes-256-gcm": 2, "aes-256-gcm-siv": 3}
 MODE_ATTRIBUTE = b"akasha\0mode"
 SIDE_ATTRIBUTE = b"akasha\0side"
 SIDE_LEN_MAX = 1 << 20
+RESCUE_NAME, RESCUE_LEN = b".dir", 464
 CHUNK_BLOCKS = 64
 
 
@@ -147,6 +148,10 @@ def valid_id(number: int) -> bool:
     return 0 < number < 1 << 63
 
 
+def valid_name(name: bytes) -> bool:
+    return 1 <= len(name) <= 255 and not set(name) & {0, 0x2F} and name not in (b".", b"..")
+
+
 def is_int(value: object, least: int, most: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
@@ -175,6 +180,7 @@ class Keys:
     names: aead.AESSIV
     xattr_names: aead.AESSIV
     xattr_values: bytes
+    dirs: bytes
 
     @property
     def slot_len(self) -> int:
@@ -288,6 +294,7 @@ def unlock(data: bytes, password: bytes) -> Keys:
         names=aead.AESSIV(key("names", 64)),
         xattr_names=aead.AESSIV(key("xattr-name", 64)),
         xattr_values=key("xattr-value"),
+        dirs=key("dir"),
     )
 
 
@@ -326,6 +333,13 @@ class Piece:
     slot: int
 
 
+def object_header(keys: Keys, kind: int, identity: bytes) -> bytes:
+    """The header of an object: only the id is free."""
+    log = keys.block_len.bit_length() - 1
+    fixed = struct.pack("<8sHBBBBHII", b"akasha\r\n", 1, kind, CIPHERS[keys.cipher], log, 0, 0, keys.epoch, 0)
+    return fixed + identity + bytes(8)
+
+
 class Layer:
     """An open layer whose header, tail and map are verified."""
 
@@ -336,9 +350,7 @@ class Layer:
             raise Damaged(f"{name}: no layer has {self.length} bytes")
         header = self.read(0, HEADER_LEN)
         self.id = header[24:56]
-        log = keys.block_len.bit_length() - 1
-        fixed = struct.pack("<8sHBBBBHII", b"akasha\r\n", 1, 1, CIPHERS[keys.cipher], log, 0, 0, keys.epoch, 0)
-        if header != fixed + self.id + bytes(8):
+        if header != object_header(keys, 1, self.id):
             raise Damaged(f"{name}: its header is not that of a layer of this vault")
         self.cipher = content_cipher(keys.cipher, hkdf_expand(keys.content, b"object" + header, 32))
         sealed = self.read(self.length - TAIL_LEN, TAIL_LEN)
@@ -524,8 +536,7 @@ def parse_entry(plain: bytes, backing: bytes) -> Entry:
     sane = sane and (replaces == 0 or valid_id(replaces)) and replaces not in (ROOT_ID, entry)
     sane = sane and name.endswith(b"\x80") and len(text) - len(name) < 16
     name = name[:-1]
-    sane = sane and 1 <= len(name) <= 255 and not set(name) & {0, 0x2F} and name not in (b".", b"..")
-    if not sane:
+    if not sane or not valid_name(name):
         raise Damaged("a sealed entry that no writer makes")
     return Entry(kind, entry, inode, replaces, rdev, name, backing)
 
@@ -620,9 +631,12 @@ class Vault:
         for item in os.scandir(dir_fd):
             backing = os.fsencode(item.name)
             is_sidecar = len(backing) == 49 and backing[:1] == b"L" and backing.endswith(b".name")
-            if backing in (b".akasha", b".akasha.new", b".dir") or is_sidecar:
+            if backing in (b".akasha", b".akasha.new") or is_sidecar:
                 continue
             try:
+                if backing == RESCUE_NAME:
+                    self.check_rescue(directory, dir_fd)
+                    continue
                 entry = self.open_entry(directory, dir_fd, backing)
                 fits = item.is_dir(follow_symlinks=False) == (entry.kind == DIRECTORY)
                 if not fits or not (entry.kind == DIRECTORY or item.is_file(follow_symlinks=False)):
@@ -634,6 +648,26 @@ class Vault:
                 listing.damaged.append((backing, error.strerror))
         listing.entries = settle(opened, set())
         return listing
+
+    def check_rescue(self, directory: int, dir_fd: int) -> None:
+        """A rescue copy is not needed to read anything; it must be one of this directory."""
+        with os.fdopen(open_file(dir_fd, RESCUE_NAME), "rb") as file:
+            data = file.read(RESCUE_LEN + 1)
+        if len(data) != RESCUE_LEN or data[:HEADER_LEN] != object_header(self.keys, 4, data[24:56]):
+            raise Damaged("no rescue copy of this vault")
+        header, sealed = data[:HEADER_LEN], data[HEADER_LEN:]
+        cipher = content_cipher(self.keys.cipher, hkdf_expand(self.keys.dirs, b"object" + header, 32))
+        try:
+            plain = cipher.decrypt(bytes([DOMAIN_BODY]) + bytes(11), sealed, b"")
+        except InvalidTag as error:
+            raise Damaged("the rescue copy does not authenticate") from error
+        entry, parent, epoch, flags, _stamp = struct.unpack_from("<QQIIQ", plain)
+        name = plain[128:].rstrip(b"\0")
+        fine = valid_id(entry) and valid_id(parent) and parent != entry and epoch == self.keys.epoch
+        if not fine or flags or not zero(plain[32:128]) or name[-1:] != b"\x80" or not valid_name(name[:-1]):
+            raise Damaged("a rescue copy that no writer makes")
+        if entry != directory or directory == ROOT_ID:
+            raise Damaged("the rescue copy of another directory")
 
     def see(self, entry: Entry, path: bytes) -> None:
         """An id has one place, and what has several names has none: the rest are copies that somebody put back."""

@@ -37,6 +37,8 @@ mod options;
 mod programs;
 #[path = "mounted/repair.rs"]
 mod repair;
+#[path = "mounted/rescue.rs"]
+mod rescue;
 #[path = "mounted/rewritten.rs"]
 mod rewritten;
 #[path = "mounted/shared_maps.rs"]

@@ -23,18 +23,19 @@ use akasha::entropy::OsEntropy;
 use akasha::format::OpenVault;
 use akasha::store::{SetXattr, Store, StoreError, StoreOptions};
 
-use gallery::{PASSWORD, build, build_with_links};
+use gallery::{PASSWORD, build, build_with_links, build_with_rescues};
 use shown::{Shown, Tree, by_store, on_disk};
 
 /// Makes a vault at a place and says what it shows.
 type Build = fn(&Path, Cipher, u8, u64) -> Tree;
 
 /// Vaults that every later version must open: how they are made, cipher, log2 of the block length, seed.
-const FROZEN: [(&str, Build, Cipher, u8, u64); 4] = [
+const FROZEN: [(&str, Build, Cipher, u8, u64); 5] = [
     ("v1-chacha20-poly1305", build, Cipher::ChaCha20Poly1305, 12, 101),
     ("v1-aes-256-gcm", build, Cipher::Aes256Gcm, 13, 102),
     ("v1-aes-256-gcm-siv", build, Cipher::Aes256GcmSiv, 12, 103),
     ("v1-links", build_with_links, Cipher::ChaCha20Poly1305, 12, 104),
+    ("v1-rescues", build_with_rescues, Cipher::Aes256Gcm, 12, 105),
 ];
 
 fn vectors() -> PathBuf {
@@ -240,6 +241,42 @@ fn the_independent_reader_lists_and_shows_single_files() {
         assert_eq!(output.status.code(), Some(code), "{path}");
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.stdout.is_empty() && !said.is_empty() && !said.contains("Traceback"));
+    }
+}
+
+/// Rescue copies are needed to read nothing. The reader tells of one that is wrong, and shows everything.
+#[test]
+fn the_independent_reader_opens_rescue_copies() {
+    let Some(python) = python() else { return };
+    for cipher in Cipher::ALL {
+        let place = tempfile::tempdir().unwrap();
+        let vault = place.path().join("vault");
+        let tree = build_with_rescues(&vault, cipher, 12, 9);
+        let (exported, code, said) = export(python, &vault);
+        assert_eq!((shown::list(&exported), code), (shown::list(&tree), 0), "{said}");
+        let wrong = gallery::swap_rescues(&vault);
+        let (exported, code, said) = export(python, &vault);
+        assert_eq!((shown::list(&exported), code), (shown::list(&tree), 1), "{said}");
+        assert_eq!(said.matches("the rescue copy of another directory").count(), wrong.len());
+        for wrong in wrong {
+            fs::remove_file(wrong).unwrap();
+        }
+        let copies: Vec<_> =
+            files(&vault).into_iter().filter(|path| path.ends_with(".dir")).collect();
+        assert_eq!(copies.len(), 2);
+        for copy in copies {
+            let (path, bytes) = (vault.join(&copy), fs::read(vault.join(&copy)).unwrap());
+            for at in [0, 11, 24, 63, 64, 191, 192, 447, 463] {
+                let mut changed = bytes.clone();
+                changed[at] ^= 1;
+                fs::write(&path, &changed).unwrap();
+                let (exported, code, said) = export(python, &vault);
+                assert_eq!((shown::list(&exported), code), (shown::list(&tree), 1), "{at}: {said}");
+            }
+            fs::write(&path, &bytes[..463]).unwrap();
+            assert_eq!(export(python, &vault).1, 1);
+            fs::write(&path, &bytes).unwrap();
+        }
     }
 }
 

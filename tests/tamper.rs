@@ -19,6 +19,8 @@ mod hand;
 mod judge;
 #[path = "tamper/real.rs"]
 mod real;
+#[path = "tamper/rescue.rs"]
+mod rescue;
 #[path = "reader/shown.rs"]
 #[allow(dead_code)]
 mod shown;

@@ -185,6 +185,8 @@ fn advice(kind: Kind) -> &'static str {
         Kind::File | Kind::Layer => "restore the file from a backup",
         Kind::Content => "restore the file from a backup; everything else in it can be read",
         Kind::Attribute => "set the attribute again",
+        Kind::Rescue => "`--repair` writes it anew; nothing in the directory is touched by it",
+        Kind::Outdated => "`--repair` writes it anew",
         Kind::Conflict => "keep the one that you want",
         Kind::Leftover => "nothing is to be done",
         Kind::LinkCount => "copies and removed names disturb the count: the content is not touched",
@@ -234,6 +236,7 @@ fn plain_deed(deed: &Deed) -> String {
         DeedKind::Salvaged => write!(line, ": what could be read of it was written here"),
         DeedKind::Named => write!(line, ": has the name {to} now"),
         DeedKind::Rebuilt => write!(line, ": what counts its names was made anew"),
+        DeedKind::Copied => write!(line, ": its rescue copy was written anew"),
         DeedKind::Detached => write!(line, ": its damaged attributes are in {to} now"),
     };
     if let Some(ranges) = plain_ranges(&deed.holes) {

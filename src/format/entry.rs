@@ -8,6 +8,7 @@ use crate::entropy::Entropy;
 use super::FormatError;
 use super::ids::{EntryId, ObjectId};
 use super::map::u64_at;
+use super::rescue::RESCUE_NAME;
 
 /// First letter of a sealed entry under the first epoch's key.
 const EPOCH_LETTER: u8 = b'A';
@@ -22,7 +23,8 @@ const VERSION: u8 = 1;
 const FIXED_LEN: usize = 19;
 const FLAG_DEVICE: u8 = 1;
 const FLAG_LINK: u8 = 2;
-const PAD: u8 = 0x80;
+/// Ends a name that zeros follow.
+pub(super) const PAD: u8 = 0x80;
 const STEP: usize = 16;
 
 /// What an entry is.
@@ -224,15 +226,19 @@ pub(super) fn parse_entry(plain: &[u8]) -> Result<Entry, FormatError> {
         return Err(FormatError::Entry("padding"));
     }
     let name = &rest[..end];
-    let fine = (1..=255).contains(&name.len())
-        && !name.contains(&0)
-        && !name.contains(&b'/')
-        && name != b"."
-        && name != b"..";
-    if !fine {
+    if !is_name(name) {
         return Err(FormatError::Entry("name"));
     }
     Ok(Entry { kind, id, inode, replaces, rdev, name: name.to_vec() })
+}
+
+/// Whether a file can have this plaintext name.
+pub(super) fn is_name(name: &[u8]) -> bool {
+    (1..=255).contains(&name.len())
+        && !name.contains(&0)
+        && !name.contains(&b'/')
+        && name != b"."
+        && name != b".."
 }
 
 /// What a name found in the tree is.
@@ -240,7 +246,7 @@ pub fn classify_name(name: &[u8]) -> NameClass {
     let is_hash = |text: &[u8]| text.len() == 44 && text[0] == LONG_LETTER;
     match name {
         b".akasha" | b".akasha.new" => NameClass::Control,
-        b".dir" => NameClass::Rescue,
+        RESCUE_NAME => NameClass::Rescue,
         _ if name.strip_suffix(SIDECAR_SUFFIX).is_some_and(is_hash) => NameClass::Sidecar,
         _ if is_hash(name) => NameClass::Long,
         [EPOCH_LETTER, ..] => NameClass::Entry,

@@ -14,6 +14,7 @@ use super::geometry::{Geometry, HEADER_LEN, LengthClass, SLOTS_MAX, TAIL_LEN};
 use super::ids::{EntryId, ObjectId};
 use super::layer::{KIND_LAYER, KIND_STUB, LayerKey, TAIL_PLAIN_LEN, Tail, header};
 use super::map::{LayerMap, array, u32_at, u64_at};
+use super::rescue::{self, RESCUE_LEN, open_rescue};
 use super::stub::{STUB_LEN, open_stub};
 use super::xattr::{encode_records, parse_records, seal_side};
 use super::{
@@ -25,7 +26,7 @@ use super::{
 pub type Target = fn(&[u8]);
 
 /// All of them, by name.
-pub const TARGETS: [(&str, Target); 9] = [
+pub const TARGETS: [(&str, Target); 10] = [
     ("config", config),
     ("tail", tail),
     ("map", map),
@@ -33,6 +34,7 @@ pub const TARGETS: [(&str, Target); 9] = [
     ("entry", entry),
     ("name", name),
     ("stub", stub),
+    ("rescue", rescue),
     ("side", side),
     ("file_name", file_name),
 ];
@@ -176,6 +178,24 @@ pub fn stub(bytes: &[u8]) {
     }
 }
 
+/// A rescue copy: its body sealed by somebody with the keys, and as a whole.
+pub fn rescue(bytes: &[u8]) {
+    if let Ok(whole) = bytes.try_into() {
+        assert!(open_rescue(keys(), CIPHER, geometry(), whole).is_err(), "nobody sealed this");
+    }
+    let Some(plain) = bytes.first_chunk::<{ rescue::PLAIN_LEN }>() else { return };
+    let head = header(rescue::KIND_RESCUE, CIPHER, geometry(), 0, ObjectId([7; 32]));
+    let key = keys().object_key(ObjectClass::Dir, CIPHER, &head);
+    let mut sealed = [0; RESCUE_LEN];
+    sealed[..HEADER_LEN].copy_from_slice(&head);
+    sealed[HEADER_LEN..HEADER_LEN + plain.len()].copy_from_slice(plain);
+    key.seal(Domain::Body, 0, b"", &mut sealed[HEADER_LEN..]);
+    if let Ok(copy) = open_rescue(keys(), CIPHER, geometry(), &sealed) {
+        assert_eq!(&rescue::encode(&copy, 0), plain, "there is one way to write a copy");
+        assert!(copy.id != EntryId::ROOT && (1..=255).contains(&copy.name.len()));
+    }
+}
+
 /// The records of a side object: there is one way to write them. Sealed, they open, and only as they were sealed.
 pub fn side(bytes: &[u8]) {
     let Some(map) = parse_records(bytes) else { return };
@@ -282,6 +302,15 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
             (tail.last_slot_len, tail.size, tail.slots) = (0, 0, 0);
             vec![tail.encode().to_vec(), vec![0; STUB_LEN]]
         }
+        "rescue" => {
+            let copies = [&b"name"[..], &[b'n'; 255]].map(|name| {
+                let (id, parent) = (id(9), EntryId::ROOT);
+                rescue::encode(&super::RescueCopy { id, parent, stamp: 3, name: name.to_vec() }, 0)
+            });
+            let mut seeds: Vec<_> = copies.iter().map(|copy| copy.to_vec()).collect();
+            seeds.push(vec![0; RESCUE_LEN]);
+            seeds
+        }
         "side" => {
             let map = [(b"user.a".to_vec(), vec![1; 40]), (b"user.b".to_vec(), Vec::new())];
             vec![encode_records(&map.into())]
@@ -371,6 +400,9 @@ mod tests {
         assert!(seeds("map").iter().all(|s| LayerMap::parse(&s[20..], 1, 2, 25).is_ok()));
         assert!(seeds("entry").iter().all(|seed| parse_entry(seed).is_ok()));
         assert!(seeds("name").iter().all(|n| open_entry(keys(), EntryId::ROOT, n).is_ok()));
+        let whole = seeds("rescue");
+        let copies = whole.iter().filter_map(|seed| seed.as_slice().try_into().ok());
+        assert_eq!(copies.filter(|copy| rescue::parse(copy, 0).is_ok()).count(), 2);
         assert!(seeds("side").iter().all(|seed| parse_records(seed).is_some()));
         let tail = array::<TAIL_PLAIN_LEN>(&seeds("layer")[1], 2);
         assert!(Tail::parse(&tail).is_ok_and(|tail| tail.check(geometry(), 12_664).is_ok()));

@@ -9,6 +9,7 @@ mod geometry;
 mod ids;
 mod layer;
 mod map;
+mod rescue;
 mod stub;
 mod xattr;
 
@@ -22,6 +23,7 @@ pub use geometry::{Geometry, HEADER_LEN, LengthClass, SLOTS_MAX, TAIL_LEN};
 pub use ids::{EntryId, ObjectId, TailTag, VaultId};
 pub use layer::{Form, LayerKey, LayerSealer, Role, SealedEnd, SlotRun, Tail, TailFields};
 pub use map::{Extent, LayerMap, Parent, Source};
+pub use rescue::{RESCUE_LEN, RESCUE_NAME, RescueCopy, open_rescue, seal_rescue};
 pub use stub::{STUB_LEN, Stub, open_stub, seal_stub};
 pub use xattr::{
     MODE_ATTRIBUTE, SIDE_ATTRIBUTE, SIDE_LEN_MAX, SideRef, XattrMap, is_sealed_xattr, open_side,
@@ -46,4 +48,7 @@ pub enum FormatError {
     /// A backing name that no writer makes.
     #[error("entry: {0}")]
     Entry(&'static str),
+    /// An authentic rescue copy that no writer makes.
+    #[error("rescue copy: {0}")]
+    Rescue(&'static str),
 }

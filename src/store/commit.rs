@@ -690,6 +690,7 @@ impl<B: Backing> Store<B> {
             self.settle_all();
             self.core.spares.clear(&self.core);
             self.reserve.fill(&self.core);
+            self.write_rescues();
         }
         self.cache.trim();
         // Whoever changes something wakes this up before its time.

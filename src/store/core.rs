@@ -157,10 +157,8 @@ impl<B: Backing> Core<B> {
         // Half of the descriptors for directories, a quarter for temporary files; the rest is for
         // what is opened in passing.
         let descriptors = options.max_descriptors.max(16);
-        let owner = backing.stat(&dirs.control, At::This).ok().map(|stat| (stat.uid, stat.gid));
-        let guest_of = owner.filter(|(uid, _)| *uid != 0 && backing.is_privileged());
         Core {
-            guest_of,
+            guest_of: guest_of(&*backing, &dirs.control),
             backing,
             keys: vault.keys,
             cipher: vault.cipher,
@@ -364,6 +362,12 @@ impl<B: Backing> Core<B> {
             self.stamp.fetch_max(stamp, Ordering::AcqRel);
         }
     }
+}
+
+/// User and group of an ordinary user whose vault it is, where the daemon is root.
+pub(crate) fn guest_of<B: Backing>(backing: &B, control: &B::Dir) -> Option<(u32, u32)> {
+    let owner = backing.stat(control, At::This).ok().map(|stat| (stat.uid, stat.gid));
+    owner.filter(|(uid, _)| *uid != 0 && backing.is_privileged())
 }
 
 /// The permission bits without which an unprivileged daemon could not use its own object.

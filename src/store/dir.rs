@@ -10,7 +10,9 @@ use parking_lot::MutexGuard;
 use crate::backing::{At, AttrChange, Backing, FileKind, PublishedFile, RawEntry};
 use crate::clock::Timestamp;
 use crate::crypto::sha256;
-use crate::format::{BackingName, Entry, EntryId, EntryKind, NameClass, classify_name, open_entry};
+use crate::format::{
+    BackingName, Entry, EntryId, EntryKind, NameClass, RESCUE_NAME, classify_name, open_entry,
+};
 
 use super::core::Core;
 use super::dirmap::{DirMap, MapEntry};
@@ -52,6 +54,8 @@ pub(crate) struct DirState<B: Backing> {
     pub times: Option<(Timestamp, Timestamp)>,
     /// The change time that the mount shows once `times` were given back: the vault's is that of giving them.
     pub ctime: Option<Timestamp>,
+    /// It was read and held no rescue copy, and nobody has noted yet that it is to get one.
+    pub lacks_rescue: bool,
     /// The directory was removed.
     pub removed: bool,
 }
@@ -120,6 +124,7 @@ impl<B: Backing> DirState<B> {
             sync_first: Vec::new(),
             times: None,
             ctime: None,
+            lacks_rescue: false,
             removed: false,
         }
     }
@@ -157,6 +162,7 @@ impl<B: Backing> DirState<B> {
         self.doubled.clear();
         self.damaged.clear();
         self.sealed_as.clear();
+        self.lacks_rescue = false;
     }
 
     /// Where the published entry of `name` is.
@@ -265,6 +271,7 @@ impl<B: Backing> Node<B> {
         let mut entries: Vec<(Entry, Vec<u8>)> = Vec::with_capacity(listing.len());
         let mut damaged = Vec::new();
         let strays = stray_sidecars(&listing);
+        state.lacks_rescue = listing.iter().all(|raw| raw.name != RESCUE_NAME);
         for raw in listing {
             let opened = match classify_name(&raw.name) {
                 NameClass::Control | NameClass::Rescue | NameClass::Sidecar => continue,

@@ -17,6 +17,7 @@
 //! | `temp`, `finish`, `commit` | the way of an edit into the tree; `commit` is the protocol |
 //! | `durable` | names that must survive a cut |
 //! | `reserve` | room for small changes on a full disk |
+//! | `rescue` | copies of what directories' names say, for a repair |
 //! | `queue`, `residents`, `gate` | who waits, what is resident, syncs shared |
 //! | `check` | whether everything in a vault authenticates: reads, takes no lock, changes nothing |
 //! | `repair` | what is done about what a check finds |
@@ -64,6 +65,7 @@ mod queue;
 mod recover;
 mod rename;
 pub mod repair;
+mod rescue;
 mod reserve;
 mod residents;
 mod runs;
@@ -96,6 +98,7 @@ use gate::SyncGate;
 use gone_names::GoneNames;
 use node::{Body, Home, Place};
 use queue::{DirCache, Nodes, Queue};
+use rescue::Rescues;
 use reserve::Reserve;
 use tree::has_handles;
 
@@ -227,6 +230,8 @@ pub struct Store<B: Backing> {
     touched: Mutex<Vec<Arc<Node<B>>>>,
     /// When the directories were last settled.
     settled_last: Mutex<Duration>,
+    /// Directories that are to get a rescue copy.
+    rescues: Rescues<B>,
     /// Room for the day on which the disk is full.
     reserve: Reserve,
     /// Files whose cached pages the kernel must forget.
@@ -303,6 +308,7 @@ impl<B: Backing> Store<B> {
             exchanges: Mutex::new(false),
             touched: Mutex::new(Vec::new()),
             settled_last: Mutex::new(Duration::ZERO),
+            rescues: Rescues::default(),
             reserve,
             invalid: Mutex::new(HashSet::new()),
             lock: Mutex::new(lock),

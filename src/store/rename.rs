@@ -334,6 +334,7 @@ impl<B: Backing> Store<B> {
             place.link_seq = change;
             place.away = false;
         }
+        self.note_rescue(node);
         if !Arc::ptr_eq(&from.dir, to_dir) {
             // btrfs would otherwise show the entry in both after a power cut, or in none.
             locked.of(to_dir).sync_before(&from.dir, left);
@@ -542,6 +543,7 @@ impl<B: Backing> Store<B> {
             place.link = Some(Link { dir: Arc::clone(&spot.dir), name: spot.name.clone() });
             place.link_seq = change;
             drop(place);
+            self.note_rescue(node);
             self.note_recent(node, &spot.dir, change);
         }
         for (node, old, new, at) in [(a, &from, &a_new, 0), (b, &to, &b_new, 2)] {

@@ -72,11 +72,20 @@ impl Reserve {
     }
 }
 
+/// Whether there is room for the reserve and as much again.
+pub(super) fn has_room<B: Backing>(core: &Core<B>) -> bool {
+    core.backing.space(&core.control).is_ok_and(|space| has_room_on(&space))
+}
+
+fn has_room_on(space: &SpaceStat) -> bool {
+    space.blocks_avail.saturating_mul(space.unit_len) >= 2 * len_on(space).max(LEN_MIN)
+}
+
 /// Whether it is there on return.
 fn make<B: Backing>(core: &Core<B>) -> io::Result<bool> {
     let space = core.backing.space(&core.control)?;
     let len = len_on(&space);
-    let has_room = space.blocks_avail.saturating_mul(space.unit_len) >= 2 * len.max(LEN_MIN);
+    let has_room = has_room_on(&space);
     if has_room {
         core.is_short.store(false, Ordering::Relaxed);
     }

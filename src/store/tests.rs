@@ -18,6 +18,7 @@ mod full_disk;
 mod nameless;
 mod names;
 mod repair;
+mod rescue;
 mod sides;
 mod space;
 mod special;

@@ -728,7 +728,10 @@ impl<B: Backing> Store<B> {
         dir: &'a Arc<Node<B>>,
     ) -> Result<MutexGuard<'a, DirState<B>>> {
         let fresh = dir.dir()?.handles.load(Ordering::Relaxed) == 0 && !dir.is_dir_loaded();
-        let state = dir.lock_dir(&self.core)?;
+        let mut state = dir.lock_dir(&self.core)?;
+        if state.lacks_rescue {
+            state.lacks_rescue = !self.note_rescue(dir);
+        }
         if fresh {
             self.cache.note_loaded(dir, state.map().len());
             if !state.doomed.is_empty() {
@@ -852,11 +855,14 @@ pub(super) fn remove_empty_dir<B: Backing>(
     }
     let inside = core.backing.open_dir(parent, name).attempt("open a directory")?;
     for raw in core.backing.list(&inside).attempt("read a directory")? {
-        let ours = matches!(classify_name(&raw.name), NameClass::Rescue | NameClass::Sidecar);
-        if !ours || raw.kind != FileKind::File {
-            return Err(StoreError::NotEmpty);
+        match classify_name(&raw.name) {
+            // Whatever somebody put in its place.
+            NameClass::Rescue => remove_tree(core, &inside, &raw.name)?,
+            NameClass::Sidecar if raw.kind == FileKind::File => {
+                core.backing.unlink(&inside, &raw.name).attempt("remove a sidecar")?;
+            }
+            _ => return Err(StoreError::NotEmpty),
         }
-        core.backing.unlink(&inside, &raw.name).attempt("remove a rescue copy")?;
     }
     core.backing.rmdir(parent, name).attempt("remove a directory")
 }

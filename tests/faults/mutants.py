@@ -23,6 +23,7 @@ PATIENCE_SECS = 1500
 CUTS, LINKS, FAULTS = ("cuts", "a_cut_leaves_every"), ("cuts", "hard_links"), ("cuts", "a_failed_call")
 MOUNTS, RARE, POWER = ("cuts", "a_mount_that"), ("cuts", "a_rare_order"), ("powercut", "")
 RANDOM, NAMED = ("cuts", "a_cut_in_a_random"), ("cuts", "a_cut_around_a_first_name")
+RESCUE = ("lib", "store::tests::rescue")
 EVERYTHING = [CUTS, LINKS, RARE, NAMED, RANDOM, FAULTS, MOUNTS, POWER, ("lib", "store::")]
 
 
@@ -197,6 +198,45 @@ MUTANTS = {
     "on a full disk layers are folded as ever": ("finish.rs",
         "    if core.is_short.load(Ordering::Relaxed) && live", "    if core.is_short.load(Ordering::Relaxed) && live.len() > 999 && live",
         [lib("store::tests::full_disk")]),
+    # ---- rescue copies
+    "a single rescue copy is not synced": ("rescue.rs",
+        "if sync { file.sync() } else { Ok(()) }", "if sync && file.stat()?.len == 0 { file.sync() } else { Ok(()) }", [RESCUE]),
+    "many rescue copies are not synced": ("rescue.rs",
+        "if together && let Err(error) = core.backing.sync_all(&core.tmp) {",
+        "if together && let Err(error) = core.backing.stat(&core.tmp, crate::backing::At::This) {", [RESCUE]),
+    "a rescue copy changes the times of its directory": ("rescue.rs",
+        "dir.hold_times(core, &mut state).map(|()| fd)", "{ let _ = &mut state; Ok(fd) }", [RESCUE]),
+    "a rescue copy takes the last room": ("rescue.rs", " || !has_room(core)", "", [RESCUE]),
+    "a full disk leaves directories without rescue copies": ("rescue.rs",
+        "if error.is_full() {", "if error.is_full() && dir.id().get() == 0 {", [RESCUE]),
+    "a moved directory keeps its rescue copy": ("rename.rs",
+        "        self.note_rescue(node);\n        if !Arc", "        if !Arc", [RESCUE]),
+    "exchanged directories keep their rescue copies": ("rename.rs",
+        "            self.note_rescue(node);\n            self.note_recent", "            self.note_recent", [RESCUE]),
+    "what stands in a rescue copy's place keeps a directory": ("tree.rs",
+        "            NameClass::Rescue => remove_tree(core, &inside, &raw.name)?,\n",
+        "            NameClass::Rescue if raw.kind == FileKind::File => remove_tree(core, &inside, &raw.name)?,\n", [RESCUE]),
+    "a rescue copy of another directory is no finding": ("check/rescue.rs",
+        "if copy.id != here.id {", "if copy.id != here.id && copy.stamp == 0 {", [RESCUE]),
+    "a rescue copy with a former name is no finding": ("check/rescue.rs",
+        "(!is_current).then", "(!is_current && copy.stamp == 0).then", [RESCUE]),
+    "a rescue copy is believed without a witness": ("repair/nameless.rs",
+        "if witnesses > 0 || !listing.iter().any(has_names) {", "if witnesses > 0 || listing.iter().any(has_names) {", [RESCUE]),
+    "a rescue copy below is no witness": ("repair/nameless.rs",
+        ".is_some_and(|copy| copy.parent == id)", ".is_some_and(|copy| copy.parent == id && copy.stamp == 0)", [RESCUE]),
+    "an id is given that another directory has": ("repair/plan.rs",
+        "if named.contains_key(&id) || (has_inode", "if (has_inode", [RESCUE]),
+    "an id is given that a directory has below one without a name": ("repair/nameless.rs",
+        "                    && !is_control\n", "                    && !is_control\n                    && here.id.get() == 0\n", [RESCUE]),
+    "an id goes to whoever claims it first": ("repair/plan.rs",
+        "        self.nameless.sort_by_key(|nameless| Reverse(nameless.witnesses));\n",
+        "        self.nameless.sort_by_key(|nameless| nameless.witnesses);\n", [RESCUE]),
+    "a name is given back that is taken": ("repair/write.rs",
+        "(is_free && self.given.insert(", "((is_free || !is_free) && self.given.insert(", [RESCUE]),
+    "a name is given back in another place": ("repair/write.rs",
+        "filter(|dir| dir.id() == copy.parent)?;", "filter(|dir| dir.id() == copy.parent || copy.stamp > 0)?;", [RESCUE]),
+    "what stands in a rescue copy's place is not kept": ("repair/rescue.rs",
+        "if self.is_foreign\n", "if self.is_foreign && stamp == 0\n", [RESCUE]),
 }
 
 

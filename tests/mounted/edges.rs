@@ -22,7 +22,8 @@ fn in_tree(vault: &Path) -> BTreeSet<PathBuf> {
     while let Some(dir) = todo.pop() {
         for entry in fs::read_dir(dir).unwrap() {
             let path = entry.unwrap().path();
-            if path.ends_with(".akasha") {
+            // A rescue copy comes with time.
+            if path.ends_with(".akasha") || path.ends_with(".dir") {
                 continue;
             }
             if path.is_dir() {

@@ -110,11 +110,11 @@ impl Vault {
         Mount::adopt(Daemon::start(&self).expect("the vault mounts"), self)
     }
 
-    /// Every file of the vault, sorted; `.akasha/lock` is left out, it holds nothing.
+    /// Every file of the vault, sorted, but `.akasha/lock`, which holds nothing, and rescue copies, which come with time.
     pub fn files(&self) -> Vec<PathBuf> {
         let mut files = Vec::new();
         collect_files(&self.dir(), &mut files);
-        files.retain(|file| !file.ends_with(".akasha/lock"));
+        files.retain(|file| !file.ends_with(".akasha/lock") && !file.ends_with(".dir"));
         files.sort();
         files
     }

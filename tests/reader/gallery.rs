@@ -13,8 +13,8 @@ use akasha::entropy::{Entropy, SeededEntropy};
 use akasha::format::config::{self, ConfigParams, KdfParams};
 use akasha::format::{
     Entry, EntryId, EntryKind, Extent, Form, Geometry, HEADER_LEN, LayerMap, LayerSealer, ObjectId,
-    Parent, Role, Source, Stub, TailFields, TailTag, inode_file_name, layer_file_name, seal_entry,
-    seal_stub, stub_file_name,
+    Parent, RescueCopy, Role, Source, Stub, TailFields, TailTag, inode_file_name, layer_file_name,
+    seal_entry, seal_rescue, seal_stub, stub_file_name,
 };
 
 use data_encoding::HEXLOWER;
@@ -66,6 +66,19 @@ struct Builder<'a> {
 
 /// Writes a vault into the new directory `vault`; what it must show.
 pub fn build(vault: &Path, cipher: Cipher, block_log2: u8, seed: u64) -> Tree {
+    let mut tree = Tree::new();
+    begin(vault, cipher, block_log2, seed, &mut tree).fill();
+    tree
+}
+
+/// Writes an empty vault into the new directory `vault`.
+fn begin<'a>(
+    vault: &'a Path,
+    cipher: Cipher,
+    block_log2: u8,
+    seed: u64,
+    tree: &'a mut Tree,
+) -> Builder<'a> {
     let entropy = SeededEntropy::new(seed);
     let geometry = Geometry::new(block_log2).unwrap();
     let kdf = KdfParams { memory_kib: 19 << 10, passes: 2, lanes: 1 };
@@ -77,11 +90,33 @@ pub fn build(vault: &Path, cipher: Cipher, block_log2: u8, seed: u64) -> Tree {
     }
     fs::write(vault.join(".akasha/vault.toml"), config).unwrap();
     fs::write(vault.join(".akasha/lock"), b"").unwrap();
+    Builder { vault, keys: open.keys, cipher, geometry, entropy, tree }
+}
+
+/// Writes a vault of directories with rescue copies: below each other, with a long name, and one that has moved since.
+pub fn build_with_rescues(vault: &Path, cipher: Cipher, block_log2: u8, seed: u64) -> Tree {
     let mut tree = Tree::new();
-    let mut builder =
-        Builder { vault, keys: open.keys, cipher, geometry, entropy, tree: &mut tree };
-    builder.fill();
+    let mut builder = begin(vault, cipher, block_log2, seed, &mut tree);
+    let root = Dir { backing: vault.to_owned(), path: Vec::new(), id: EntryId::ROOT };
+    let outer = builder.dir(&root, b"outer");
+    let long = [b'd'; 255];
+    let inner = builder.dir(&outer, &long);
+    builder.file(&inner, b"file", b"content".to_vec());
+    let moved = builder.dir(&root, b"moved");
+    builder.rescue(&outer, root.id, b"outer");
+    builder.rescue(&inner, outer.id, &long);
+    builder.rescue(&moved, outer.id, b"former name");
     tree
+}
+
+/// Puts the rescue copy of one directory of [`build_with_rescues`] into another, or into the root: two wrong ones.
+pub fn swap_rescues(vault: &Path) -> [PathBuf; 2] {
+    let dirs = fs::read_dir(vault).unwrap().map(|entry| entry.unwrap().path());
+    let dirs: Vec<_> = dirs.filter(|path| path.join(".dir").exists()).collect();
+    let target = vault.join(".dir");
+    fs::copy(dirs[0].join(".dir"), &target).unwrap();
+    fs::copy(dirs[0].join(".dir"), dirs[1].join(".dir")).unwrap();
+    [target, dirs[1].join(".dir")]
 }
 
 /// Opens the vault of [`build`] again to add to it.
@@ -519,6 +554,13 @@ pub fn add_broken_links(vault: &Path, cipher: Cipher, block_log2: u8, seed: u64,
 }
 
 impl Builder<'_> {
+    fn rescue(&self, dir: &Dir, parent: EntryId, name: &[u8]) {
+        let copy = RescueCopy { id: dir.id, parent, stamp: MICROS, name: name.to_vec() };
+        let (keys, entropy) = (&self.keys, &self.entropy);
+        let sealed = seal_rescue(keys, self.cipher, self.geometry, &copy, entropy);
+        fs::write(dir.backing.join(".dir"), sealed).unwrap();
+    }
+
     fn stub(&self, inode: EntryId) -> Vec<u8> {
         let said = Stub { inode, native: 7 };
         seal_stub(&self.keys, self.cipher, self.geometry, said, &self.entropy).to_vec()

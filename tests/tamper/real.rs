@@ -26,13 +26,13 @@ use super::subject::Truth;
 use super::{every, seed};
 
 /// Puts something in the place of the file or directory that was moved to the second path.
-type Plant = fn(&Path, &Path) -> bool;
+pub type Plant = fn(&Path, &Path) -> bool;
 
 fn made(command: &mut Command) -> bool {
     command.status().is_ok_and(|status| status.success())
 }
 
-const THINGS: [(&str, Plant); 8] = [
+pub const THINGS: [(&str, Plant); 8] = [
     ("a symlink to the very object, outside", |place, aside| symlink(aside, place).is_ok()),
     ("a symlink to /etc/passwd", |place, _| symlink("/etc/passwd", place).is_ok()),
     ("a symlink to /", |place, _| symlink("/", place).is_ok()),

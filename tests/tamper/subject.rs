@@ -6,13 +6,15 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use akasha::backing::{Backing, SimDisk, TempFile as _};
-use akasha::clock::SystemClock;
+use akasha::clock::{Clock, SystemClock, Timestamp};
 use akasha::crypto::Cipher;
 use akasha::entropy::{Entropy, SeededEntropy};
-use akasha::format::{OpenVault, config};
-use akasha::store::{NewAttr, Node, RenameFlags, SetXattr, Store, StoreOptions};
+use akasha::format::{EntryKind, OpenVault, config};
+use akasha::store::{ListEntry, NewAttr, Node, RenameFlags, SetXattr, Store, StoreOptions};
 
 use super::gallery::{PASSWORD, build_with_links};
 use super::hand;
@@ -80,22 +82,70 @@ impl Subject {
         subject
     }
 
+    /// What the rescue copy of `dir` was while the directory had another name.
+    pub fn former_rescue(&self, dir: &[u8], backing: &[u8]) -> Vec<u8> {
+        let other = Subject {
+            disk: copy(&self.disk),
+            old_disk: copy(&self.old_disk),
+            truth: Truth::default(),
+            old_truth: Truth::default(),
+            vault: self.open(),
+        };
+        let (moved, copy) = ([dir, b" moved"].concat(), [backing, b"/.dir"].concat());
+        let rename = |from: &[u8], to: &[u8], seed| {
+            other.change(seed, |m| {
+                let ((from, old), (to, new)) = (m.parent(from), m.parent(to));
+                m.0.rename(&from, old, &to, new, RenameFlags::Replace).expect("an honest disk");
+            });
+        };
+        rename(dir, &moved, 1);
+        let paths = other.disk.paths().into_iter().map(|(path, ..)| path);
+        let paths: Vec<_> = paths.filter(|path| path.ends_with(b"/.dir")).collect();
+        let known = self.disk.paths();
+        let fresh = paths.iter().find(|path| known.iter().all(|(known, ..)| known != *path));
+        let former = other.disk.read_path(fresh.expect("it moved")).expect("it is there");
+        assert_ne!(self.disk.read_path(&copy), Some(former.clone()));
+        former
+    }
+
     /// The keys: deriving them costs more than anything done with them.
     pub fn open(&self) -> OpenVault {
         OpenVault { config: self.vault.config.clone(), keys: Arc::clone(&self.vault.keys) }
     }
 
     fn change(&self, seed: u64, make: impl FnOnce(&Hands)) {
+        let clock = Arc::new(LaterClock::default());
         let store = Store::open(
             Arc::new(self.disk.clone()),
             self.open(),
             StoreOptions::default(),
             Arc::new(SeededEntropy::new(seed ^ 0x5eed)),
-            Arc::new(SystemClock::new()),
+            Arc::clone(&clock) as Arc<dyn Clock>,
         )
         .expect("an untouched vault opens");
-        make(&Hands(&store));
+        let hands = Hands(&store);
+        make(&hands);
+        // Every directory has been in use for a while: it has its rescue copy.
+        hands.look_into_everything();
+        clock.later.store(60, Ordering::Relaxed);
+        store.tick();
         store.close().expect("an honest disk");
+    }
+}
+
+/// The system's, a while later.
+#[derive(Default)]
+struct LaterClock {
+    later: AtomicU64,
+}
+
+impl Clock for LaterClock {
+    fn now(&self) -> Timestamp {
+        SystemClock::new().now()
+    }
+
+    fn elapsed(&self) -> Duration {
+        Duration::from_secs(self.later.load(Ordering::Relaxed))
     }
 }
 
@@ -126,6 +176,20 @@ type Inode = Arc<Node<SimDisk>>;
 const NEW: NewAttr = NewAttr { mode: 0o644, uid: 0, gid: 0 };
 
 impl Hands<'_> {
+    fn look_into_everything(&self) {
+        let mut ahead = vec![self.0.root()];
+        while let Some(dir) = ahead.pop() {
+            let mut names = Vec::new();
+            let note = &mut |entry: &ListEntry<'_>| {
+                names.extend((entry.kind == EntryKind::Dir).then(|| entry.name.to_vec()));
+                true
+            };
+            self.0.list(&dir, 0, note).expect("an honest disk");
+            let below = names.iter().map(|name| self.0.lookup(&dir, name));
+            ahead.extend(below.map(|node| node.expect("it is there")));
+        }
+    }
+
     fn at(&self, path: &[u8]) -> Inode {
         let names = path.split(|byte| *byte == b'/').filter(|name| !name.is_empty());
         names.fold(self.0.root(), |dir, name| self.0.lookup(&dir, name).expect("it is there"))

@@ -9,6 +9,7 @@ mod case;
 mod content;
 mod inodes;
 mod look;
+mod rescue;
 mod walk;
 
 use std::ops::Range;
@@ -20,6 +21,7 @@ use crate::format::OpenVault;
 pub(super) use case::{Case, Place};
 pub(super) use content::{Event, Opened, assemble, open_layer, read_pieces, says_nothing};
 pub(super) use look::Look;
+pub(super) use rescue::read_rescue;
 pub(super) use walk::Ahead;
 
 use super::core::VaultKeys;
@@ -44,12 +46,16 @@ pub enum Kind {
     Link,
     /// An extended attribute does not authenticate.
     Attribute,
+    /// The rescue copy of a directory does not authenticate, or is another directory's.
+    Rescue,
     /// Note: two devices made one name.
     Conflict,
     /// Note: what an interrupted mount left.
     Leftover,
     /// Note: the backing filesystem counts other names of a file than there are.
     LinkCount,
+    /// Note: the rescue copy of a directory has a name that the directory had before.
+    Outdated,
     /// Note: it changed every time it was looked at.
     Changing,
     /// Note: what a repair moved to `lost+found` because it cannot be read.
@@ -70,9 +76,11 @@ impl Kind {
             Kind::Content => "content",
             Kind::Link => "link",
             Kind::Attribute => "attribute",
+            Kind::Rescue => "rescue",
             Kind::Conflict => "conflict",
             Kind::Leftover => "leftover",
             Kind::LinkCount => "link-count",
+            Kind::Outdated => "outdated",
             Kind::Changing => "changing",
             Kind::Kept => "kept",
             Kind::Unchecked => "unchecked",
@@ -81,8 +89,8 @@ impl Kind {
 
     /// Whether something is lost or was tampered with; else it is a note.
     pub fn is_damage(self) -> bool {
-        let is_note =
-            matches!(self, Kind::Conflict | Kind::Leftover | Kind::LinkCount | Kind::Changing);
+        let is_note = matches!(self, Kind::Conflict | Kind::Leftover | Kind::LinkCount)
+            || matches!(self, Kind::Outdated | Kind::Changing);
         !is_note && !matches!(self, Kind::Kept | Kind::Unchecked)
     }
 }

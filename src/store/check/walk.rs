@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use crate::backing::{At, Backing, FileKind, RawEntry};
 use crate::format::{
-    Entry, EntryId, EntryKind, NameClass, ObjectId, classify_name, open_entry,
+    Entry, EntryId, EntryKind, NameClass, ObjectId, RESCUE_NAME, classify_name, open_entry,
     parse_layer_file_name,
 };
 
@@ -171,6 +171,10 @@ impl<'a, B: Backing> Check<'a, B> {
                 }
             };
             let vanished = self.summary.vanished;
+            let has_copy = listing.iter().any(|raw| classify_name(&raw.name) == NameClass::Rescue);
+            if has_copy && seen.insert(RESCUE_NAME.to_vec()) {
+                self.rescue_copy(here, dir);
+            }
             self.listed(here, dir, listing, &mut seen, ahead);
             // What was renamed meanwhile is there under another name.
             if self.summary.vanished == vanished {
@@ -344,7 +348,8 @@ impl<'a, B: Backing> Check<'a, B> {
             Place::Tree(here) => is_kept(fault.kind, &here.path(b""), true) && !name.is_empty(),
             Place::Control(_) => false,
         };
-        let is_note = !fault.kind.is_damage() && fault.kind != Kind::LinkCount;
+        let is_note =
+            !fault.kind.is_damage() && !matches!(fault.kind, Kind::LinkCount | Kind::Outdated);
         if in_kept || is_note {
             return;
         }
@@ -362,7 +367,8 @@ impl<'a, B: Backing> Check<'a, B> {
 /// Whether a finding is about what a repair put aside: directly in `lost+found`, and not readable. What of `lost+found` can be read
 /// is as good as everything else.
 fn is_kept(kind: Kind, path: &[u8], is_nameless: bool) -> bool {
-    let is_unreadable = kind.is_damage() && !matches!(kind, Kind::Directory | Kind::Attribute);
+    let is_unreadable =
+        kind.is_damage() && !matches!(kind, Kind::Directory | Kind::Attribute | Kind::Rescue);
     let inside = path.strip_prefix(LOST_FOUND);
     is_unreadable
         && inside.is_some_and(|rest| match rest.split_first() {

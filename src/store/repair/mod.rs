@@ -11,6 +11,7 @@ mod links;
 mod moves;
 mod nameless;
 mod plan;
+mod rescue;
 mod salvage;
 mod write;
 
@@ -57,6 +58,8 @@ pub enum DeedKind {
     Named,
     /// The stub of a file with several names was made anew.
     Rebuilt,
+    /// The rescue copy of a directory was written anew.
+    Copied,
     /// An attribute that does not authenticate was written down and taken off.
     Detached,
 }
@@ -69,6 +72,7 @@ impl DeedKind {
             DeedKind::Salvaged => "salvaged",
             DeedKind::Named => "named",
             DeedKind::Rebuilt => "rebuilt",
+            DeedKind::Copied => "copied",
             DeedKind::Detached => "detached",
         }
     }
@@ -188,7 +192,8 @@ impl<B: Backing> Round<'_, B> {
         };
         let entropy = &*self.means.entropy;
         let mut mover = Mover::open(&**self.backing, self.keys, dirs, entropy, lost_found)?;
-        plan.carry_out(&mut mover, &**self.backing, self.keys, dirs, entropy, &mut deeds)?;
+        let given = (entropy, self.means.clock.now().as_micros());
+        plan.carry_out(&mut mover, &**self.backing, self.keys, dirs, given, &mut deeds)?;
         self.backing.sync_all(&dirs.root).attempt("sync the vault")?;
         Ok(deeds)
     }

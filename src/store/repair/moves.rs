@@ -6,7 +6,8 @@ use std::io::ErrorKind;
 use crate::backing::{At, Backing, FileKind, RenameMode, TempFile};
 use crate::entropy::Entropy;
 use crate::format::{
-    Entry, EntryId, EntryKind, NameClass, classify_name, seal_entry, temp_file_name,
+    BackingName, Entry, EntryId, EntryKind, NameClass, RESCUE_NAME, classify_name, seal_entry,
+    temp_file_name,
 };
 
 use super::super::core::{ControlDirs, VaultKeys};
@@ -61,26 +62,49 @@ impl<'a, B: Backing> Mover<'a, B> {
             return self.finish(from, name);
         }
         let target = seal_entry(&self.vault.keys, self.id, entry);
-        if let Some(sidecar) = &target.sidecar {
-            let temp_name = temp_file_name(self.entropy);
-            let made = self.backing.create_temp(&self.dirs.tmp, &temp_name, 0o600);
-            let temp = made.attempt("create a sidecar")?;
-            temp.write_at(0, &sidecar.content).attempt("write a sidecar")?;
-            temp.sync().attempt("sync a sidecar")?;
-            self.backing
-                .rename(
-                    &self.dirs.tmp,
-                    &temp_name,
-                    &self.lost_found,
-                    &sidecar.name,
-                    RenameMode::Replace,
-                )
-                .attempt("place a sidecar")?;
-            self.backing.sync_dir(&self.lost_found).attempt("sync lost+found")?;
-        }
+        self.place_sidecar(&self.lost_found, &target)?;
         let moved = self.rename(from, name, &target.name)?;
         self.held.insert(entry.id, target.name);
         Ok(moved)
+    }
+
+    /// Gives an object the name `entry` in the directory where it is, which is `dir` and has the id `id`.
+    pub fn in_place(&self, dir: &B::Dir, id: EntryId, name: &[u8], entry: &Entry) -> Result<bool> {
+        let target = seal_entry(&self.vault.keys, id, entry);
+        self.sidecar(dir, name)?;
+        self.place_sidecar(dir, &target)?;
+        if target.name == name {
+            // A long name that had lost nothing but its sidecar.
+            return Ok(true);
+        }
+        match self.backing.rename(dir, name, dir, &target.name, RenameMode::NoReplace) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+            other => other.attempt("give something a name").map(|()| true),
+        }
+    }
+
+    /// Moves what stands in the place of a rescue copy to `lost+found`; returns the name that it has there. `None` if there is
+    /// nothing.
+    pub fn rescue(&self, from: &B::Dir) -> Result<Option<Vec<u8>>> {
+        let mut target = [RESCUE_NAME, KEPT_MARK].concat();
+        while self.backing.stat(&self.lost_found, At::Name(&target)).is_ok() {
+            target.extend_from_slice(KEPT_MARK);
+        }
+        Ok(self.rename(from, RESCUE_NAME, &target)?.then_some(target))
+    }
+
+    /// Writes the sidecar of a long name, durable with its own name on return.
+    fn place_sidecar(&self, dir: &B::Dir, of: &BackingName) -> Result<()> {
+        let Some(sidecar) = &of.sidecar else { return Ok(()) };
+        let (tmp, temp_name) = (&self.dirs.tmp, temp_file_name(self.entropy));
+        let made = self.backing.create_temp(tmp, &temp_name, 0o600);
+        let temp = made.attempt("create a sidecar")?;
+        temp.write_at(0, &sidecar.content).attempt("write a sidecar")?;
+        temp.sync().attempt("sync a sidecar")?;
+        self.backing
+            .rename(tmp, &temp_name, dir, &sidecar.name, RenameMode::Replace)
+            .attempt("place a sidecar")?;
+        self.backing.sync_dir(dir).attempt("sync a sidecar's name")
     }
 
     /// Moves an object of unknown name to `lost+found` under the backing name that it has, with the sidecar that may belong to it.
@@ -99,7 +123,7 @@ impl<'a, B: Backing> Mover<'a, B> {
     }
 
     /// Moves the sidecar of a long name away that does not open.
-    pub fn sidecar(&mut self, from: &B::Dir, name: &[u8]) -> Result<()> {
+    pub fn sidecar(&self, from: &B::Dir, name: &[u8]) -> Result<()> {
         if classify_name(name) != NameClass::Long {
             return Ok(());
         }

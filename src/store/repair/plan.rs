@@ -1,12 +1,13 @@
 //! What a round is to do about the cases that its check found, and the native half of it.
 
+use std::cmp::Reverse;
 use std::collections::HashSet;
 use std::rc::Rc;
 
 use crate::backing::{At, Backing, FileKind};
 use crate::crypto::sha256;
 use crate::entropy::Entropy;
-use crate::format::{Entry, EntryId, inode_file_name, parse_inode_name};
+use crate::format::{Entry, EntryId, RescueCopy, inode_file_name, parse_inode_name};
 
 use super::super::LOST_FOUND;
 use super::super::check::{Ahead, Case, Kind, Place};
@@ -16,6 +17,7 @@ use super::attributes::BadAttributes;
 use super::links::rebuild_stub;
 use super::moves::Mover;
 use super::nameless::{Identity, Named, names_of};
+use super::rescue::WrongRescue;
 use super::salvage::Salvage;
 use super::{Deed, DeedKind};
 
@@ -36,18 +38,24 @@ pub(super) struct Nameless {
     pub place: Place,
     pub name: Vec<u8>,
     pub identity: Identity,
+    /// Of a directory: what its rescue copy says, if that is believed.
+    pub copy: Option<RescueCopy>,
+    /// How many names in it say that it is the directory that it is taken for.
+    pub witnesses: usize,
     pub is_file: bool,
     pub why: String,
     /// Another name of the same file, which tells its kind.
     pub sibling: Option<Entry>,
 }
 
-/// A move to `lost+found`.
+/// A move to `lost+found`, or to a new name.
 pub(super) struct Move {
     pub place: Place,
     pub name: Vec<u8>,
     /// As what; under its own backing name if that is not known.
     pub entry: Option<Entry>,
+    /// The directory that it is in, if it is to have its new name there instead.
+    pub stays_in: Option<EntryId>,
     pub deed: Deed,
 }
 
@@ -60,6 +68,8 @@ pub(super) struct Plan {
     pub attributes: Vec<BadAttributes>,
     /// Files with several names and a stub that is not right, with their names.
     stubs: Vec<(EntryId, Vec<Named>)>,
+    /// Directories with rescue copies that are not right.
+    rescues: Vec<WrongRescue>,
     /// Filled in once names in `lost+found` are known.
     pub moves: Vec<Move>,
 }
@@ -141,6 +151,9 @@ impl Plan {
                 (Kind::Attribute, entry, Some(id)) => {
                     plan.attributes.push(BadAttributes::new(case.place, case.name, entry, id));
                 }
+                (Kind::Rescue | Kind::Outdated, ..) => {
+                    plan.rescues.extend(WrongRescue::new(&case.place, case.kind));
+                }
                 _ => {}
             }
         }
@@ -156,6 +169,7 @@ impl Plan {
             && self.dangling.is_empty()
             && self.attributes.is_empty()
             && self.stubs.is_empty()
+            && self.rescues.is_empty()
     }
 
     /// Looks for what else has the ids that are dealt with.
@@ -172,7 +186,9 @@ impl Plan {
             Identity::NameOf(inode) => Some(inode),
             other => other.id(),
         }));
-        let mut named = names_of(backing, vault, &wanted);
+        let mut named = names_of(&Salvage { backing, dirs, vault }, &wanted);
+        // Of two directories that claim an id it is the one with more in it that opens.
+        self.nameless.sort_by_key(|nameless| Reverse(nameless.witnesses));
         let mut taken: HashSet<EntryId> = HashSet::new();
         for nameless in &mut self.nameless {
             if let Identity::NameOf(inode) = nameless.identity {
@@ -185,6 +201,7 @@ impl Plan {
             // A second one would not be opened.
             if named.contains_key(&id) || (has_inode && !is_itself) || !taken.insert(id) {
                 nameless.identity = Identity::Unknown;
+                nameless.copy = None;
             }
         }
         for damaged in &mut self.damaged {
@@ -208,7 +225,7 @@ impl Plan {
         backing: &B,
         vault: &VaultKeys,
         dirs: &ControlDirs<B>,
-        entropy: &dyn Entropy,
+        (entropy, stamp): (&dyn Entropy, u64),
         deeds: &mut Vec<Deed>,
     ) -> Result<()> {
         for attributes in &self.attributes {
@@ -216,16 +233,21 @@ impl Plan {
         }
         for planned in self.moves {
             let Ok(from) = open_place(backing, dirs, &planned.place) else { continue };
-            let moved = match &planned.entry {
-                Some(entry) => mover.sealed(&from, &planned.name, entry)?,
-                None => mover.raw(&from, &planned.name)?,
+            let moved = match (&planned.entry, planned.stays_in) {
+                (Some(entry), Some(id)) => mover.in_place(&from, id, &planned.name, entry)?,
+                (Some(entry), None) => mover.sealed(&from, &planned.name, entry)?,
+                (None, _) => mover.raw(&from, &planned.name)?,
             };
             if moved {
-                if planned.entry.is_some() && planned.deed.name.is_some() {
+                let is_moved = planned.entry.is_some() && planned.stays_in.is_none();
+                if is_moved && planned.deed.name.is_some() {
                     mover.sidecar(&from, &planned.name)?;
                 }
                 deeds.push(planned.deed);
             }
+        }
+        for wrong in self.rescues {
+            wrong.right(mover, backing, vault, dirs, (entropy, stamp), deeds)?;
         }
         for (inode, names) in self.stubs {
             let path = names.first().map(|named| named.dir.path(&named.entry.name));
@@ -264,8 +286,15 @@ impl<B: Backing> Salvage<'_, B> {
     fn nameless(&self, place: Place, name: Vec<u8>, why: String) -> Option<Nameless> {
         let dir = open_place(self.backing, self.dirs, &place).ok()?;
         let kind = self.backing.stat(&dir, At::Name(&name)).ok()?.kind;
-        let identity = self.identify(&dir, &name, kind);
         let is_file = kind == FileKind::File;
-        Some(Nameless { place, name, identity, is_file, why, sibling: None })
+        let (identity, copy, witnesses) = match kind {
+            FileKind::Dir => match self.identify_dir(&dir, &name) {
+                Some(known) => (Identity::Dir(known.id), known.copy, known.witnesses),
+                None => (Identity::Unknown, None, 0),
+            },
+            FileKind::File => (self.identify_file(&dir, &name), None, 0),
+            FileKind::Other => (Identity::Unknown, None, 0),
+        };
+        Some(Nameless { place, name, identity, copy, witnesses, is_file, why, sibling: None })
     }
 }

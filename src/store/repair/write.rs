@@ -39,7 +39,8 @@ pub(super) fn write<B: Backing>(
     let mut taken = HashSet::new();
     store.list(&lost_found, 0, &mut |entry| taken.insert(entry.name.to_vec()))?;
     let salvage = Salvage { backing: &*store.core.backing, dirs, vault };
-    let mut writer = Writer { store, salvage, lost_found, taken, deeds };
+    let given = HashSet::new();
+    let mut writer = Writer { store, salvage, lost_found, taken, given, deeds };
     let mut moves = Vec::new();
     for damaged in &plan.damaged {
         writer.damaged(damaged, &mut moves)?;
@@ -127,6 +128,8 @@ struct Writer<'a, B: Backing> {
     lost_found: Arc<Node<B>>,
     /// Names in it.
     taken: HashSet<Vec<u8>>,
+    /// Names elsewhere that were given back, with their directories.
+    given: HashSet<(EntryId, Vec<u8>)>,
     deeds: &'a mut Vec<Deed>,
 }
 
@@ -231,7 +234,7 @@ impl<B: Backing> Writer<'_, B> {
             let path = path_in(&place, &entry.name);
             let deed = Deed { kind: DeedKind::Moved, path, name: None, to, holes: Vec::new() };
             let entry = Some(Entry { name: claimed, replaces: None, ..entry });
-            moves.push(Move { place, name, entry, deed });
+            moves.push(Move { place, name, entry, stays_in: None, deed });
         }
         first.unwrap_or_default()
     }
@@ -240,10 +243,12 @@ impl<B: Backing> Writer<'_, B> {
         let (place, name) = (nameless.place.clone(), nameless.name.clone());
         let path = path_in(&place, b"");
         let shown = shown_backing(&place, &name);
-        let entry = self.new_entry(nameless);
-        let (kind, to) = match &entry {
-            Some(entry) => (DeedKind::Named, in_lost_found(&entry.name)),
-            None => (DeedKind::Moved, in_lost_found(&damaged_name(&name))),
+        let stays_in = self.old_place(nameless);
+        let entry = self.new_entry(nameless, stays_in.is_some());
+        let (kind, to) = match (&entry, stays_in) {
+            (Some(entry), Some(_)) => (DeedKind::Named, path_in(&place, &entry.name)),
+            (Some(entry), None) => (DeedKind::Named, in_lost_found(&entry.name)),
+            (None, _) => (DeedKind::Moved, in_lost_found(&damaged_name(&name))),
         };
         if entry.is_none() {
             let from = open_place(self.salvage.backing, self.salvage.dirs, &place)
@@ -259,12 +264,22 @@ impl<B: Backing> Writer<'_, B> {
             self.report(None, &report, None)?;
         }
         let deed = Deed { kind, path, name: Some(shown), to, holes: Vec::new() };
-        moves.push(Move { place, name, entry, deed });
+        moves.push(Move { place, name, entry, stays_in, deed });
         Ok(())
     }
 
+    /// The directory that something nameless is in, if its rescue copy says that it is there, and its name is free there.
+    fn old_place(&mut self, nameless: &Nameless) -> Option<EntryId> {
+        let (copy, Place::Tree(here)) = (nameless.copy.as_ref()?, &nameless.place) else {
+            return None;
+        };
+        let dir = self.dir_node(here).filter(|dir| dir.id() == copy.parent)?;
+        let is_free = matches!(self.store.lookup(&dir, &copy.name), Err(StoreError::NotFound));
+        (is_free && self.given.insert((copy.parent, copy.name.clone()))).then_some(copy.parent)
+    }
+
     /// The entry that something nameless gets, if it is known what it is.
-    fn new_entry(&mut self, nameless: &Nameless) -> Option<Entry> {
+    fn new_entry(&mut self, nameless: &Nameless, stays: bool) -> Option<Entry> {
         let (word, id, kind) = match nameless.identity {
             Identity::File(id) => ("file", id, EntryKind::File),
             Identity::Dir(id) => ("directory", id, EntryKind::Dir),
@@ -274,7 +289,11 @@ impl<B: Backing> Writer<'_, B> {
             }
             Identity::Unknown => return None,
         };
-        let name = self.claim(format!("{word}-{:016x}", id.get()).as_bytes(), "");
+        let name = match &nameless.copy {
+            Some(copy) if stays => copy.name.clone(),
+            Some(copy) => self.claim(&copy.name, ""),
+            None => self.claim(format!("{word}-{:016x}", id.get()).as_bytes(), ""),
+        };
         let rdev = nameless.sibling.as_ref().and_then(|entry| entry.rdev);
         let (id, inode) = match nameless.identity {
             Identity::NameOf(inode) => (EntryId::random(&*self.store.core.entropy), Some(inode)),

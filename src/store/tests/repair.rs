@@ -6,7 +6,7 @@ use crate::backing::{At, FileKind, RawEntry, RenameMode, TempFile as _};
 use crate::store::check::{Effort, Kind};
 use crate::store::repair::{Deed, DeedKind, Means, Told, repair};
 
-fn try_repair(disk: &SimDisk) -> Result<Vec<Deed>> {
+pub(super) fn try_repair(disk: &SimDisk) -> Result<Vec<Deed>> {
     let open = unlocked(disk);
     let read_bytes = AtomicU64::new(0);
     let seed = MOUNTS.fetch_add(1, Ordering::Relaxed);
@@ -39,7 +39,8 @@ fn contents(disk: &SimDisk) -> Vec<Vec<u8>> {
     let is_content = |path: &[u8], len: u64| {
         let is_sidecar = path.ends_with(b".name") || path.ends_with(b".name~");
         let is_stub = len == crate::format::STUB_LEN as u64;
-        !is_sidecar && !is_stub && !path.starts_with(b".akasha/tmp/t")
+        let is_copy = path.ends_with(b"/.dir");
+        !is_sidecar && !is_stub && !is_copy && !path.starts_with(b".akasha/tmp/t")
     };
     let all = files(disk).into_iter().filter(|(path, len)| is_content(path, *len));
     all.map(|(path, _)| disk.read_path(&path).unwrap()).collect()
@@ -53,7 +54,7 @@ fn nothing_is_deleted(before: &[Vec<u8>], after: &SimDisk) {
 }
 
 /// Repairs, and holds what every repair promises.
-fn repaired(disk: &SimDisk) -> Vec<Deed> {
+pub(super) fn repaired(disk: &SimDisk) -> Vec<Deed> {
     let before = contents(disk);
     let deeds = try_repair(disk).unwrap();
     nothing_is_deleted(&before, disk);
@@ -90,7 +91,11 @@ fn small(disk: &SimDisk) -> Vec<u8> {
     file_of(disk, &dir_path(disk), 9000..9999)
 }
 
-fn in_dir(disk: &SimDisk, path: &[u8], what: impl FnOnce(&<SimDisk as Backing>::Dir, &[u8])) {
+pub(super) fn in_dir(
+    disk: &SimDisk,
+    path: &[u8],
+    what: impl FnOnce(&<SimDisk as Backing>::Dir, &[u8]),
+) {
     let (mut dir, mut rest) = (disk.root().unwrap(), path);
     while let Some(at) = rest.iter().position(|byte| *byte == b'/') {
         dir = disk.open_dir(&dir, &rest[..at]).unwrap();
@@ -99,7 +104,7 @@ fn in_dir(disk: &SimDisk, path: &[u8], what: impl FnOnce(&<SimDisk as Backing>::
     what(&dir, rest);
 }
 
-fn remove(disk: &SimDisk, path: &[u8]) {
+pub(super) fn remove(disk: &SimDisk, path: &[u8]) {
     in_dir(disk, path, |dir, name| disk.unlink(dir, name).unwrap());
 }
 
@@ -116,7 +121,7 @@ fn cut(disk: &SimDisk, path: &[u8], len: usize) {
 }
 
 /// Reads a file through a mount, by its path.
-fn read(disk: &SimDisk, path: &str) -> Result<Vec<u8>> {
+pub(super) fn read(disk: &SimDisk, path: &str) -> Result<Vec<u8>> {
     let store = mount(disk);
     let mut dir = store.root();
     let (parents, name) = path.rsplit_once('/').unwrap_or(("", path));

@@ -3,7 +3,7 @@
 use super::*;
 
 /// A clock that the test moves.
-pub(super) struct Hands(AtomicU64);
+pub(super) struct Hands(pub(super) AtomicU64);
 
 impl Clock for Hands {
     fn now(&self) -> Timestamp {
