@@ -249,6 +249,9 @@ impl<B: Backing> Store<B> {
                 None
             } else {
                 state.lost = true;
+                if state.readers + state.writers == 0 {
+                    self.lost_unseen.store(true, Ordering::Relaxed);
+                }
                 Some((state.frozen.take(), state.open.take()))
             }
         };

@@ -26,7 +26,7 @@
 //! The same code runs on the real and on the simulated disk; it starts no threads of its own.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -236,6 +236,8 @@ pub struct Store<B: Backing> {
     reserve: Reserve,
     /// Files whose cached pages the kernel must forget.
     invalid: Mutex<HashSet<EntryId>>,
+    /// Whether changes were lost of a file that nobody had open to be told.
+    lost_unseen: AtomicBool,
     /// Held until the store is closed or dropped.
     lock: Mutex<Option<B::Lock>>,
 }
@@ -311,6 +313,7 @@ impl<B: Backing> Store<B> {
             rescues: Rescues::default(),
             reserve,
             invalid: Mutex::new(HashSet::new()),
+            lost_unseen: AtomicBool::new(false),
             lock: Mutex::new(lock),
         }))
     }
@@ -771,7 +774,8 @@ impl<B: Backing> Store<B> {
     /// caller's mistake.
     ///
     /// # Errors
-    /// If something could not be committed or made durable.
+    /// If something could not be committed or made durable. `Lost` if that was so for a while only, and changes of a file
+    /// were lost that nobody had open any more.
     pub fn close(&self) -> Result<()> {
         let mut clean = true;
         if !self.core.options.read_only {
@@ -796,7 +800,8 @@ impl<B: Backing> Store<B> {
         self.cache.clear();
         *self.lock.lock() = None;
         if clean {
-            return Ok(());
+            let lost = self.lost_unseen.load(Ordering::Relaxed);
+            return if lost { Err(StoreError::Lost) } else { Ok(()) };
         }
         Err(StoreError::Io {
             what: "commit everything before the end",

@@ -159,6 +159,32 @@ fn a_failed_sync_of_what_is_still_in_memory_is_made_good() {
     assert_eq!(get(&store, &store.root(), b"f").unwrap(), now);
 }
 
+/// A large file is not in memory any more when it is committed.
+#[test]
+fn the_end_tells_what_was_lost_when_nobody_could_be_told() {
+    for is_open in [true, false] {
+        let disk = vault();
+        let store = mount(&disk);
+        let file = store.create(&store.root(), b"f", &NEW).unwrap();
+        store.write(&file, 0, &noise(400 << 10, 1)).unwrap();
+        store.flush(&file).unwrap();
+        if !is_open {
+            store.close_file(&file, true);
+        }
+        disk.fail(1, libc::EIO, |call| call == CallKind::Sync);
+        assert!(store.commit(std::slice::from_ref(&file), commit::Take::All).is_err());
+        if is_open {
+            assert!(matches!(store.flush(&file), Err(StoreError::Lost)));
+            store.close_file(&file, true);
+        }
+        drop(file);
+        let closed = store.close();
+        assert_eq!(closed.is_ok(), is_open, "{closed:?}");
+        drop(store);
+        mount(&disk).close().unwrap();
+    }
+}
+
 #[test]
 fn a_write_that_wrote_nothing_does_not_keep_the_store_from_closing() {
     let disk = vault();
