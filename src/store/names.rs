@@ -28,7 +28,7 @@ use super::Store;
 use super::dir::{DirState, Doom, Under};
 use super::dirmap::MapEntry;
 use super::error::{Attempt, Result, StoreError};
-use super::node::{Body, Home, Link, Node, Place, TreeSpot};
+use super::node::{Body, Home, Link, Node, Place};
 use super::rename::has_durable_path;
 use super::tree::{Blocked, Locked, Tried, clone_home, has_handles};
 
@@ -127,6 +127,14 @@ impl<B: Backing> Node<B> {
             });
         });
     }
+}
+
+/// The name `name` of a file with several, if it is still to appear over an entry: then it may not go before it has. Under it
+/// is its own file, or one that the file is to replace, and a cut could lose both while the other names are not there yet.
+pub(super) fn must_appear<B: Backing>(state: &DirState<B>, name: &[u8]) -> Option<Arc<Node<B>>> {
+    let entry = state.map().get(name)?;
+    let going = state.pending.get(&entry.id).filter(|node| matches!(node.body, Body::Name(_)))?;
+    matches!(state.under.get(name), Some(Under::Replaced { .. })).then(|| Arc::clone(going))
 }
 
 /// Whether the pending name `name` stands over the entry of its own file.
@@ -429,13 +437,15 @@ impl<B: Backing> Store<B> {
                     && matches!(node.place.lock().home, Home::Pending)
             });
             let Some(going) = going else { return Ok(None) };
-            match only_other(going) {
-                Some(other) => (Arc::clone(going), other),
-                None if covers_itself(&state, name, entry.id) => {
-                    // The file itself is under it, and may not go with it.
-                    return Ok(Some(Tried::Blocked(Blocked::Commit(Arc::clone(going)))));
+            let going = Arc::clone(going);
+            // Over its own file it is moved with that, if there is one other name.
+            let over_own = covers_itself(&state, name, entry.id);
+            match only_other(&going) {
+                Some(other) if over_own || must_appear(&state, name).is_none() => (going, other),
+                _ => {
+                    let first = must_appear(&state, name);
+                    return Ok(first.map(|first| Tried::Blocked(Blocked::Commit(first))));
                 }
-                None => return Ok(None),
             }
         };
         let Some(at) = other.place.lock().link.clone() else {
@@ -443,13 +453,15 @@ impl<B: Backing> Store<B> {
         };
         let mut locked = Locked::lock(self, dir, &at.dir)?;
         let _alone = self.inode_lock.lock();
-        let shown = locked.of(dir).map().get(name).is_some_and(|entry| entry.id == going.id());
+        let state = locked.of(dir);
+        let shown = state.map().get(name).is_some_and(|entry| entry.id == going.id())
+            && (covers_itself(state, name, going.id()) || must_appear(state, name).is_none());
         let still = only_other(&going).is_some_and(|now| Arc::ptr_eq(&now, &other))
             && other.place.lock().link.as_ref().is_some_and(|now| is_same(now, &at));
         if !shown || !still {
             return Ok(Some(Tried::Blocked(Blocked::Again)));
         }
-        self.collapse(&mut locked, dir, name, &going, &other, &at)?;
+        self.collapse(&mut locked, dir, name, &going, &other, &at);
         drop(locked);
         let node = going.inode();
         node.note_changed(self.core.now());
@@ -469,7 +481,7 @@ impl<B: Backing> Store<B> {
         going: &Arc<Node<B>>,
         other: &Arc<Node<B>>,
         at: &Link<B>,
-    ) -> Result<()> {
+    ) {
         let node = going.inode();
         let home = clone_home(node);
         let stays = matches!(&home, Home::Tree(spot) if spot.is_at(at));
@@ -500,16 +512,8 @@ impl<B: Backing> Store<B> {
             (place.link, place.away, place.names) = (Some(at.clone()), away, None);
         }
         let left = locked.of(dir);
-        // What the name was to replace dies with it.
-        if let Some(&Under::Replaced { id, kind, replaces }) = left.under.get(name) {
-            left.under.remove(name);
-            let spot = TreeSpot { dir: Arc::clone(dir), name: name.into(), replaces };
-            let live = self.living_at(id, &spot);
-            self.remove_entry(left, live.as_ref(), &spot, id, kind)?;
-        }
         self.changed_names(left);
         self.touched.lock().push(Arc::clone(dir));
-        Ok(())
     }
 
     /// A name that was still to appear, in `dir`, is not to appear any more.

@@ -9,7 +9,7 @@ use super::commit::Take;
 use super::dir::{DirState, Doom, Under, VacatedBy, left_behind};
 use super::dirmap::MapEntry;
 use super::error::{Attempt, Result, StoreError};
-use super::names::covers_itself;
+use super::names::must_appear;
 use super::node::{Body, Home, Link, Node, TreeSpot};
 use super::tree::{
     Blocked, Claim, Locked, TRIES, Tried, check_empty, check_name, clone_home, must_bury,
@@ -152,11 +152,7 @@ impl<B: Backing> Store<B> {
         {
             return Ok(Tried::Blocked(Blocked::Commit(Arc::clone(node))));
         }
-        // The file of the target's own entry may not go with it.
-        if let Some(target) = target
-            && covers_itself(locked.of(to_dir), to_name, target.id)
-        {
-            let name = self.node_of(to_dir, locked.of(to_dir), to_name, &target)?;
+        if let Some(name) = must_appear(locked.of(to_dir), to_name) {
             return Ok(Tried::Blocked(Blocked::Commit(name)));
         }
         // Whoever still has the target's backing name moves out first, or two could wait for each other.

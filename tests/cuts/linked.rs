@@ -47,6 +47,8 @@ struct File {
     floor: usize,
     /// The state after which it was durable.
     promised: Option<usize>,
+    /// Who took its last name.
+    taken_by: Option<usize>,
 }
 
 /// What was done, and what of it is promised.
@@ -78,7 +80,30 @@ impl Oracle {
     fn becomes(&mut self, change: impl FnOnce(&mut Names)) {
         let mut next = self.now().clone();
         change(&mut next);
+        for (path, file) in self.now().clone() {
+            if let Some(other) = next.get(path)
+                && !next.values().any(|held| *held == file)
+            {
+                self.files[file].taken_by = Some(*other);
+            }
+        }
         self.states.push(next);
+    }
+
+    /// Whether a file that was durable under a name is to be found, or who took its last name, or who took that one's.
+    fn is_missed(&self, file: usize, is_found: impl Fn(usize) -> bool) -> bool {
+        let mut next = Some(file);
+        while let Some(file) = next {
+            if is_found(file) {
+                return false;
+            }
+            if self.now().values().any(|held| *held == file) {
+                return true;
+            }
+            next = self.files[file].taken_by;
+        }
+        // Somebody removed the last of them.
+        false
     }
 
     fn fsynced(&mut self, file: usize) {
@@ -131,9 +156,10 @@ impl Oracle {
         }
         for (number, file) in self.files.iter().enumerate() {
             let (Some(since), Some(id)) = (file.promised, file.id) else { continue };
-            let always =
-                self.states[since..].iter().all(|state| state.values().any(|held| *held == number));
-            if always && !counts.contains_key(&id) {
+            let was_held = self.states[since].values().any(|held| *held == number);
+            let is_found =
+                |file: usize| self.files[file].id.is_none_or(|id| counts.contains_key(&id));
+            if was_held && self.is_missed(number, is_found) {
                 return Err(format!("file {number}, {id:016x}, is lost"));
             }
         }
@@ -233,7 +259,8 @@ impl Run {
                     node
                 } else {
                     let contents = vec![content.clone()];
-                    let file = File { id: None, contents, floor: 0, promised: None };
+                    let file =
+                        File { id: None, contents, floor: 0, promised: None, taken_by: None };
                     self.oracle.files.push(file);
                     let file = self.oracle.files.len() - 1;
                     self.oracle.becomes(|names| {
@@ -515,6 +542,45 @@ pub fn written() -> Vec<(&'static str, Vec<Op>)> {
                 Fsync("e/a"),
                 Rename("e/b", "a"),
                 Tick,
+            ],
+        ),
+        // What is under a name that goes must not go before the file that is to replace it is there by another name.
+        (
+            "replaced, linked, unlinked",
+            vec![
+                Save("a", 40),
+                Fsync("a"),
+                Save("b", 300),
+                Rename("b", "a"),
+                Link("a", "d/a"),
+                Unlink("a"),
+                Tick,
+            ],
+        ),
+        (
+            "replaced, linked twice, unlinked",
+            vec![
+                Save("a", 40),
+                Fsync("a"),
+                Save("b", 300),
+                Rename("b", "a"),
+                Link("a", "d/a"),
+                Link("a", "e/a"),
+                Unlink("a"),
+                FsyncDir(""),
+            ],
+        ),
+        (
+            "replaced, linked, replaced",
+            vec![
+                Save("a", 40),
+                Fsync("a"),
+                Save("b", 300),
+                Rename("b", "a"),
+                Link("a", "d/a"),
+                Save("e/b", 50),
+                Rename("e/b", "a"),
+                Fsync("a"),
             ],
         ),
         (
