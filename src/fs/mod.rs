@@ -131,6 +131,11 @@ impl<B: Backing> FileSystem<B> {
         self.inodes.get(dir).is_ok_and(|node| self.store.is_loaded(&node))
     }
 
+    /// Whether every change of names is durable before it is answered.
+    pub fn syncs_names(&self) -> bool {
+        self.sync_names
+    }
+
     /// Whether names of `dir` can be changed without waiting for the disk. False for what is not known.
     pub fn is_settled(&self, dir: EntryId) -> bool {
         !self.sync_names && self.inodes.get(dir).is_ok_and(|node| self.store.is_settled(&node))

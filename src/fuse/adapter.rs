@@ -168,6 +168,15 @@ impl<B: Backing> Adapter<B> {
         }
     }
 
+    /// Runs what makes a name in `dir`: where it can wait, if names are synced at once.
+    fn with_new_name(&self, dir: INodeNo, request: impl FnOnce(&FileSystem<B>) + Send + 'static) {
+        if self.fs.syncs_names() {
+            self.in_worker(&self.workers.syncs, request);
+        } else {
+            self.with_dir(dir, request);
+        }
+    }
+
     /// Runs a question about extended attributes: here if the answer is in memory.
     fn with_xattrs(&self, inode: INodeNo, request: impl FnOnce(&FileSystem<B>) + Send + 'static) {
         if entry_id(inode).is_ok_and(|id| self.fs.xattrs_are_held(id)) {
@@ -352,7 +361,7 @@ impl<B: Backing> Filesystem for Adapter<B> {
         reply: ReplyEntry,
     ) {
         let (ttl, caller, name) = (self.cache_time, caller(request), Name::new(name));
-        self.with_dir(parent, move |fs| {
+        self.with_new_name(parent, move |fs| {
             let made = entry_id(parent).and_then(|dir| {
                 fs.mknod(dir, name.bytes(), NewMode { mode, umask }, u64::from(rdev), caller)
             });
@@ -403,7 +412,7 @@ impl<B: Backing> Filesystem for Adapter<B> {
     ) {
         let (ttl, caller, name) = (self.cache_time, caller(request), Name::new(name));
         let target = target.as_os_str().as_bytes().to_vec();
-        self.with_dir(parent, move |fs| {
+        self.with_new_name(parent, move |fs| {
             let made =
                 entry_id(parent).and_then(|dir| fs.symlink(dir, name.bytes(), &target, caller));
             entry("symlink in the directory", parent, ttl, made, reply);
@@ -446,7 +455,8 @@ impl<B: Backing> Filesystem for Adapter<B> {
 
     fn link(&self, _: &Request, inode: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let (ttl, name) = (self.cache_time, Name::new(name));
-        self.with_dir(parent, move |fs| {
+        // A file that was moved and waits for its commit is committed first.
+        self.in_worker(&self.workers.syncs, move |fs| {
             let made = entry_id(inode)
                 .and_then(|ino| Ok((ino, entry_id(parent)?)))
                 .and_then(|(ino, dir)| fs.link(ino, dir, name.bytes()));
@@ -474,7 +484,7 @@ impl<B: Backing> Filesystem for Adapter<B> {
     ) {
         let (ttl, caller, name) = (self.cache_time, caller(request), Name::new(name));
         let flags = OpenFlags::from_bits(flags);
-        self.with_dir(parent, move |fs| {
+        self.with_new_name(parent, move |fs| {
             let mode = NewMode { mode, umask };
             match entry_id(parent).and_then(|dir| fs.create(dir, name.bytes(), mode, flags, caller))
             {
