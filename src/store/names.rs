@@ -437,15 +437,13 @@ impl<B: Backing> Store<B> {
                     && matches!(node.place.lock().home, Home::Pending)
             });
             let Some(going) = going else { return Ok(None) };
-            let going = Arc::clone(going);
-            // Over its own file it is moved with that, if there is one other name.
-            let over_own = covers_itself(&state, name, entry.id);
-            match only_other(&going) {
-                Some(other) if over_own || must_appear(&state, name).is_none() => (going, other),
-                _ => {
-                    let first = must_appear(&state, name);
-                    return Ok(first.map(|first| Tried::Blocked(Blocked::Commit(first))));
+            let first = must_appear(&state, name);
+            match only_other(going) {
+                // Over its own file it is moved with that.
+                Some(other) if first.is_none() || covers_itself(&state, name, entry.id) => {
+                    (Arc::clone(going), other)
                 }
+                _ => return Ok(first.map(|first| Tried::Blocked(Blocked::Commit(first)))),
             }
         };
         let Some(at) = other.place.lock().link.clone() else {
