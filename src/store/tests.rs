@@ -115,6 +115,17 @@ fn crashes(disk: &SimDisk) -> Vec<(CrashRule, SimDisk)> {
     rules.into_iter().map(|rule| (rule, disk.crash(&rule))).collect()
 }
 
+/// One rule of each kind.
+fn each_rule(seed: u64) -> [CrashRule; 5] {
+    [
+        CrashRule::NothingUnsynced,
+        CrashRule::Everything,
+        CrashRule::Journal { prefix: (seed % 4) as usize, seed },
+        CrashRule::PerDirectory { seed },
+        CrashRule::Random { seed },
+    ]
+}
+
 #[test]
 fn a_write_that_fails_halfway_leaves_a_version_that_can_be_read() {
     let disk = vault();

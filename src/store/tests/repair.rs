@@ -444,14 +444,7 @@ fn a_repair_that_is_cut_short_can_be_repeated() {
                 break;
             }
             cuts += 1;
-            let seed = operations;
-            let rules = [
-                CrashRule::NothingUnsynced,
-                CrashRule::Everything,
-                CrashRule::Journal { prefix: (seed % 4) as usize, seed },
-                CrashRule::PerDirectory { seed },
-                CrashRule::Random { seed },
-            ];
+            let rules = each_rule(operations);
             let one = usize::try_from(operations / 3 % 5).unwrap();
             for rule in if all { &rules[..] } else { &rules[one..=one] } {
                 let after = disk.crash(rule);

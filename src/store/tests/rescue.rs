@@ -662,14 +662,7 @@ fn a_repair_of_names_that_is_cut_short_can_be_repeated() {
             break;
         }
         cuts += 1;
-        let seed = operations;
-        let rules = [
-            CrashRule::NothingUnsynced,
-            CrashRule::Everything,
-            CrashRule::Journal { prefix: usize::try_from(seed % 4).unwrap(), seed },
-            CrashRule::PerDirectory { seed },
-            CrashRule::Random { seed },
-        ];
+        let rules = each_rule(operations);
         let rule = &rules[usize::try_from(operations % 5).unwrap()];
         let after = disk.crash(rule);
         try_repair(&after).unwrap_or_else(|error| panic!("{operations} {rule:?}: {error}"));
