@@ -470,7 +470,8 @@ pub(super) fn stray_sidecars(listing: &[RawEntry]) -> Vec<Vec<u8>> {
 
 /// Entries that lost their name.
 pub(super) struct Losers {
-    /// A sibling says that it replaces them.
+    /// A sibling says that it replaces them. Of one name each is before the one that replaces it: removed in another order, it
+    /// would not be known for dead.
     pub replaced: Vec<(Entry, Vec<u8>)>,
     /// A sibling has the same name and neither replaces the other.
     pub conflicts: Vec<(Entry, Vec<u8>)>,
@@ -493,6 +494,7 @@ pub(super) fn settle_names(entries: &mut Vec<(Entry, Vec<u8>)>) -> Losers {
         if live.is_empty() {
             live.extend(losers.replaced.drain(first_dead..));
         }
+        first_to_last(&mut losers.replaced[first_dead..]);
         let mut live = live.into_iter();
         kept.extend(live.next());
         losers.conflicts.extend(live);
@@ -506,6 +508,19 @@ pub(super) fn settle_names(entries: &mut Vec<(Entry, Vec<u8>)>) -> Losers {
     settle(&mut group, &mut kept);
     *entries = kept;
     losers
+}
+
+/// Puts each of the dead entries of one name before the one that replaces it.
+fn first_to_last(dead: &mut [(Entry, Vec<u8>)]) {
+    for at in 0..dead.len() {
+        let left = &dead[at..];
+        let is_first = |(entry, _): &(Entry, Vec<u8>)| {
+            left.iter().all(|(other, _)| Some(other.id) != entry.replaces)
+        };
+        // In a circle, which no honest history makes, nobody is.
+        let Some(first) = left.iter().position(is_first) else { return };
+        dead.swap(at, at + first);
+    }
 }
 
 /// A name that is not taken: `name` with `mark`, cut and numbered as needed.

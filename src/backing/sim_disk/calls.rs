@@ -205,7 +205,7 @@ impl Backing for SimDisk {
     }
 
     fn keeps_name_order(&self) -> bool {
-        false
+        self.shared.state.lock().tree.keeps_name_order
     }
 
     fn space(&self, _dir: &SimDir) -> io::Result<SpaceStat> {

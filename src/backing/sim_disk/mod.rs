@@ -160,6 +160,16 @@ impl SimDisk {
         self.shared.state.lock().tree.log.uncommitted_changes().len()
     }
 
+    /// The rules worth trying on what is pending now: a [`CrashRule::battery`]. Of a disk that keeps the order of names
+    /// only those rules that do.
+    pub fn rules(&self, seeds: std::ops::Range<u64>) -> Vec<CrashRule> {
+        let mut rules = CrashRule::battery(self.pending_changes(), seeds);
+        if self.shared.state.lock().tree.keeps_name_order {
+            rules.retain(|rule| matches!(rule, CrashRule::Everything | CrashRule::Journal { .. }));
+        }
+        rules
+    }
+
     /// Fails the `nth` (from 1) of the calls that `matches` selects, once, with `code`. A failed sync
     /// drops the bytes that were to be synced: they stay visible and are never written. A failed write
     /// writes its first half.
@@ -216,6 +226,12 @@ impl SimDisk {
     /// Whether [`RenameMode::Exchange`](crate::backing::RenameMode::Exchange) works; else it is EINVAL, as on many network filesystems.
     pub fn set_exchange(&self, has_exchange: bool) {
         self.shared.state.lock().tree.has_exchange = has_exchange;
+    }
+
+    /// Whether it is a disk that keeps the order in which names were changed, as ext4 and xfs do
+    /// ([`Backing::keeps_name_order`](crate::backing::Backing::keeps_name_order)): crash it under [`SimDisk::rules`] then.
+    pub fn set_name_order(&self, keeps: bool) {
+        self.shared.state.lock().tree.keeps_name_order = keeps;
     }
 
     /// Whether the process is root. If not, the owner's permission bits bind it.

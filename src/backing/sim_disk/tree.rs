@@ -87,6 +87,8 @@ pub(super) struct Tree {
     pub(super) next_ino: Ino,
     pub(super) is_privileged: bool,
     pub(super) has_exchange: bool,
+    /// See [`crate::backing::Backing::keeps_name_order`].
+    pub(super) keeps_name_order: bool,
     /// A lying disk: renames are two independent changes.
     pub(super) tears_renames: bool,
     /// Bytes of names and values of extended attributes that an inode can have.
@@ -106,6 +108,7 @@ impl Tree {
             next_ino: ROOT,
             is_privileged: true,
             has_exchange: true,
+            keeps_name_order: false,
             tears_renames: false,
             xattr_limit: usize::MAX,
             capacity_pages: None,

@@ -99,3 +99,43 @@ fn a_temporary_name_that_is_used_again_never_shows_an_empty_file() {
     store.fsync(&second).unwrap();
     assert_eq!(get(&store, &root, b"f").unwrap(), b"second");
 }
+
+/// On a disk that keeps the order of names several may be dead under one of them. They go first to last, also after a mount
+/// that reads them in the order of their ids.
+#[test]
+fn the_dead_of_a_name_that_a_cut_left_go_in_their_order() {
+    let disk = vault();
+    disk.set_name_order(true);
+    let store = mount(&disk);
+    let root = store.root();
+    let versions: Vec<Vec<u8>> = (0..6).map(|version| vec![version; 30]).collect();
+    let files = [b"a", b"b", b"c"];
+    for version in &versions {
+        for name in files {
+            put(&store, &root, b"new", version);
+            store.rename(&root, b"new", &root, name, RenameFlags::Replace).unwrap();
+        }
+    }
+    let of_names = disk.paths().iter().filter(|(path, ..)| !path.contains(&b'.')).count();
+    assert_eq!(of_names, files.len() * versions.len(), "all that died is still there");
+    let after = disk.crash(&CrashRule::Everything);
+    for cut in 0.. {
+        let disk = after.crash(&CrashRule::Everything);
+        let store = mount(&disk);
+        let begun = disk.operations();
+        disk.cut_at(begun + cut);
+        let settled = store.unlink(&store.root(), b"a").is_ok() && store.settle_all();
+        for rule in disk.rules(0..1) {
+            let left = mount(&disk.crash(&rule));
+            let shown = names(&left, &left.root());
+            assert!(shown == ["a", "b", "c"] || shown == ["b", "c"], "{cut}, {rule:?}: {shown:?}");
+            for name in shown {
+                let content = get(&left, &left.root(), name.as_bytes()).unwrap();
+                assert_eq!(Some(&content), versions.last(), "{cut}, {rule:?}: {name}");
+            }
+        }
+        if settled && !disk.is_off() {
+            break;
+        }
+    }
+}
