@@ -41,6 +41,13 @@ fn all_is_wanted() -> bool {
     env("AKASHA_CUTS").is_some_and(|cuts| cuts == "all")
 }
 
+/// The kinds of disks to try: one that loses any change of names, and one that keeps their order.
+fn orders() -> impl Iterator<Item = bool> {
+    [false, true]
+        .into_iter()
+        .filter(|order| env("AKASHA_ORDER").is_none_or(|wanted| wanted == order.to_string()))
+}
+
 /// Whether nothing more is to be tried: one failure is all that a mutant is asked for.
 fn is_enough(failures: &[String]) -> bool {
     !failures.is_empty() && number("AKASHA_STOP") == Some(1)
@@ -182,13 +189,8 @@ fn crash(run: &Run, rule: &CrashRule, seed: u64, tally: &mut Tally) -> Result<()
         disk.cut_at(cut);
         // It fails, or it did not need what failed.
         let _ = mount(&disk, &run.clock, 0xcc);
-        let rules = [
-            CrashRule::NothingUnsynced,
-            CrashRule::Everything,
-            CrashRule::PerDirectory { seed },
-            CrashRule::Random { seed },
-        ];
-        let second = rules[(dice.next_u64() % 4) as usize];
+        let rules = disk.rules(seed..seed + 1);
+        let second = rules[(dice.next_u64() % rules.len() as u64) as usize];
         let disk = disk.crash(&second);
         tally.recoveries += 1;
         judge(&disk, &run.clock, &run.oracle)
@@ -200,7 +202,7 @@ fn crash(run: &Run, rule: &CrashRule, seed: u64, tally: &mut Tally) -> Result<()
 
 /// The rules to try: all, or the extremes and some drawn.
 fn rules(run: &Run, seed: u64, count: usize) -> Vec<CrashRule> {
-    let mut all = CrashRule::battery(run.disk.pending_changes(), seed..seed + 3);
+    let mut all = run.disk.rules(seed..seed + 3);
     if all.len() > count {
         let dice = SeededEntropy::new(seed);
         let mut rest = all.split_off(2);
@@ -264,7 +266,10 @@ fn torture(
         prepare(&run.disk);
         run.disk.cut_at(cut);
         run.talks = number("AKASHA_CUT").is_some();
-        let place = format!("AKASHA_SCRIPT={} AKASHA_CUT={cut}", script.name);
+        let place = format!(
+            "AKASHA_SCRIPT={} AKASHA_ORDER={} AKASHA_CUT={cut}",
+            script.name, script.in_order
+        );
         if let Err(what) = caught(|| run.run(&script.ops)) {
             failures.push(format!("{place}: {what}"));
             continue;
@@ -308,7 +313,10 @@ fn torture_all(scripts: Vec<Script>, effort: Effort) {
         if wanted.as_ref().is_some_and(|wanted| *wanted != script.name) {
             continue;
         }
-        failures.extend(torture(&script, effort, &|_| {}, &mut tally));
+        for in_order in orders() {
+            let script = Script { in_order, ..script.clone() };
+            failures.extend(torture(&script, effort, &|_| {}, &mut tally));
+        }
         if is_enough(&failures) {
             break;
         }
@@ -351,12 +359,14 @@ fn a_cut_in_a_random_script_leaves_every_file_old_or_new() {
     torture_all(scripts, Effort { cuts: 10, rules: 6, seeds: 1 });
 }
 
-/// Tries cuts of a script of hard links.
-fn torture_linked(name: &str, ops: &[linked::Op], effort: Effort) -> Vec<String> {
-    let mut whole = linked::Run::new();
+/// Tries cuts of a script of hard links, on a disk that keeps the order of names or on one that does not.
+fn torture_linked(name: &str, ops: &[linked::Op], in_order: bool, effort: Effort) -> Vec<String> {
+    let mut whole = linked::Run::new(in_order);
     let before = whole.disk.operations();
     if let Err(what) = caught(|| whole.run(ops)) {
-        return vec![format!("AKASHA_SCRIPT='{name}' without a cut: {what}\n{ops:?}")];
+        return vec![format!(
+            "AKASHA_SCRIPT='{name}' in order {in_order} without a cut: {what}\n{ops:?}"
+        )];
     }
     let after = whole.disk.operations();
     let all = all_is_wanted();
@@ -370,18 +380,15 @@ fn torture_linked(name: &str, ops: &[linked::Op], effort: Effort) -> Vec<String>
     }
     let mut failures = Vec::new();
     for cut in cuts {
-        let place = format!("AKASHA_SCRIPT='{name}' AKASHA_CUT={cut}");
-        let mut run = linked::Run::new();
+        let place = format!("AKASHA_SCRIPT='{name}' AKASHA_ORDER={in_order} AKASHA_CUT={cut}");
+        let mut run = linked::Run::new(in_order);
         run.disk.cut_at(cut);
         run.talks = number("AKASHA_CUT").is_some();
         if let Err(what) = caught(|| run.run(ops)) {
             failures.push(format!("{place}: {what}"));
             continue;
         }
-        let mut rules = CrashRule::battery(
-            run.disk.pending_changes(),
-            cut..cut + number("AKASHA_SEEDS").unwrap_or(4),
-        );
+        let mut rules = run.disk.rules(cut..cut + number("AKASHA_SEEDS").unwrap_or(4));
         while !all && rules.len() > effort.rules {
             rules.swap_remove(2 + dice.next_u64() as usize % (rules.len() - 2));
         }
@@ -400,7 +407,10 @@ fn a_cut_leaves_hard_links_whole() {
     let wanted = |name: &str| env("AKASHA_SCRIPT").is_none_or(|wanted| wanted == name);
     for (name, ops) in linked::written() {
         if wanted(name) && !is_enough(&failures) {
-            failures.extend(torture_linked(name, &ops, Effort { cuts: 40, rules: 8, seeds: 1 }));
+            for in_order in orders() {
+                let effort = Effort { cuts: 40, rules: 8, seeds: 1 };
+                failures.extend(torture_linked(name, &ops, in_order, effort));
+            }
         }
     }
     let first = number("AKASHA_FIRST").unwrap_or(1);
@@ -408,7 +418,10 @@ fn a_cut_leaves_hard_links_whole() {
         let name = format!("random {seed}");
         if wanted(&name) && !is_enough(&failures) {
             let ops = linked::random(seed, 40);
-            failures.extend(torture_linked(&name, &ops, Effort { cuts: 12, rules: 6, seeds: 1 }));
+            for in_order in orders() {
+                let effort = Effort { cuts: 12, rules: 6, seeds: 1 };
+                failures.extend(torture_linked(&name, &ops, in_order, effort));
+            }
         }
     }
     report(&failures, &Tally::default());

@@ -807,8 +807,13 @@ impl<B: Backing> Store<B> {
         }
         let place = node.place.lock();
         let named = place.names.as_ref().is_some_and(|names| !names.waiting.is_empty());
-        // Names wait until there is something to name.
-        place.away || (named && !matches!(place.home, Home::Pending))
+        // Names wait until there is something to name. What somebody is removing just now, and is about to say so, waits for
+        // nothing.
+        match place.home {
+            Home::Gone => false,
+            Home::Pending => place.away,
+            _ => place.away || named,
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::backing::{At, Backing, RenameMode};
-use crate::format::{EntryKind, LengthClass};
+use crate::format::{EntryId, EntryKind, LengthClass};
 
 use super::commit::Take;
 use super::dir::{DirState, Doom, Under, VacatedBy, left_behind};
@@ -48,14 +48,18 @@ impl<B: Backing> Store<B> {
             Some((entry, state.links.get(&entry.id).copied().unwrap_or(entry.id)))
         };
         let Some((source, file)) = entry(dir, name) else { return false };
-        let target = entry(to_dir, to_name).map(|(target, _)| target);
-        // An empty directory that is replaced must be scanned; a changed file that replaces is committed.
+        let target = entry(to_dir, to_name);
+        // An empty directory that is replaced must be scanned, of a file with other names one must be durable; a changed file that
+        // replaces is committed.
+        let may_block = |(target, file): (MapEntry, EntryId)| {
+            target.kind == EntryKind::Dir || target.id != file
+        };
         let dirty = source.published
             && self
                 .nodes
                 .get(file)
                 .is_some_and(|node| matches!(may_move_now(&node, true), MoveNow::AfterCommit));
-        dirty || target.is_some_and(|target| target.kind == EntryKind::Dir)
+        dirty || target.is_some_and(may_block)
     }
 
     /// Renames. One atomic step in the mount; after a power cut the target is the old or the new
@@ -134,9 +138,6 @@ impl<B: Backing> Store<B> {
             _ => {}
         }
         let node = self.node_of(dir, locked.of(dir), name, &source)?;
-        if let Some(blocked) = must_bury(dir, locked.of(dir), name) {
-            return Ok(Tried::Blocked(blocked));
-        }
         // A pending entry that covers a committed one may not leave it bare: commit it here first. If what it covers only waits
         // to move out, that one goes, or a file of which the kernel has handed over nothing yet would appear empty.
         if !source.published
@@ -151,6 +152,13 @@ impl<B: Backing> Store<B> {
             && node.place.lock().away
         {
             return Ok(Tried::Blocked(Blocked::Commit(Arc::clone(node))));
+        }
+        // While a name of a file waits, one that is published is shown: hidden behind names that wait themselves, they would wait
+        // for each other.
+        if let Some(target) = target.filter(|target| target.published)
+            && let Some(blocked @ Blocked::Commit(_)) = self.must_keep(locked.of(to_dir), target.id)
+        {
+            return Ok(Tried::Blocked(blocked));
         }
         if let Some(name) = must_appear(locked.of(to_dir), to_name) {
             return Ok(Tried::Blocked(Blocked::Commit(name)));
@@ -297,6 +305,9 @@ impl<B: Backing> Store<B> {
     ) -> Result<Tried<B, ()>> {
         let core = &self.core;
         let Home::Tree(from) = clone_home(node) else { return Err(StoreError::NotFound) };
+        if let Some(blocked) = must_bury(&from.dir, locked.of(&from.dir), &from.name) {
+            return Ok(Tried::Blocked(blocked));
+        }
         // Or a cut could keep the move and lose the directory that it went into.
         if !Arc::ptr_eq(&from.dir, to_dir) && !has_durable_path(to_dir) {
             return Ok(Tried::Blocked(Blocked::Path(Arc::clone(to_dir))));
@@ -459,8 +470,11 @@ impl<B: Backing> Store<B> {
             let here = locked.of(dir).map().get(name);
             let there = locked.of(to_dir).map().get(to_name);
             let (Some(here), Some(there)) = (here, there) else { continue };
-            let bare = !locked.of(dir).under.contains_key(name)
-                && !locked.of(to_dir).under.contains_key(to_name);
+            let mut is_bare = |dir: &Arc<Node<B>>, name: &[u8]| {
+                let state = locked.of(dir);
+                !state.under.contains_key(name) && must_bury(dir, state, name).is_none()
+            };
+            let bare = is_bare(dir, name) && is_bare(to_dir, to_name);
             if here.id != a.id()
                 || there.id != b.id()
                 || !here.published

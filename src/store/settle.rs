@@ -58,15 +58,16 @@ impl<B: Backing> Store<B> {
                 return Err(error);
             }
             self.touched.lock().push(Arc::clone(dir));
-            let mut failed = None;
+            let (mut failed, mut stay) = (None, Vec::new());
             for doomed in due {
                 let removed = self.with_reserve(|| self.remove_doomed(dir, &mut state, &doomed));
                 if let Err(error) = removed {
-                    // Its successor must not leave the name before it is gone.
-                    state.doomed.push(doomed);
+                    stay.push(doomed);
                     failed = Some(error);
                 }
             }
+            // Their successors must not leave the names before they are gone: they are first again.
+            state.doomed.splice(..0, stay);
             drop(state);
             if let Some(error) = failed {
                 self.restore_touched();

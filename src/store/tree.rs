@@ -336,7 +336,16 @@ impl<B: Backing> Store<B> {
         if !shown || !still || !locked.of(dir).pending.contains_key(&node.id()) {
             return Ok(Some(Tried::Blocked(Blocked::Again)));
         }
-        if let Some(blocked) = self.must_keep(locked.of(&spot.dir), node.id()) {
+        // What it was to replace here goes with it.
+        let under = match locked.of(dir).under.get(name) {
+            Some(&Under::Replaced { id, kind, replaces }) => Some((id, kind, replaces)),
+            Some(Under::MovedAway(_)) | None => None,
+        };
+        let mut first = self.must_precede(&spot.dir, locked.of(&spot.dir), &spot.name, node.id());
+        if let Some((id, ..)) = under {
+            first = first.or_else(|| self.must_precede(dir, locked.of(dir), name, id));
+        }
+        if let Some(blocked) = first {
             return Ok(Some(Tried::Blocked(blocked)));
         }
         let left = locked.of(&spot.dir);
@@ -361,8 +370,7 @@ impl<B: Backing> Store<B> {
             // Who has `dir` synced wants it gone.
             state.sync_before(&spot.dir, change);
         }
-        // What it was to replace here goes with it.
-        if let Some(&Under::Replaced { id, kind, replaces }) = state.under.get(name) {
+        if let Some((id, kind, replaces)) = under {
             state.under.remove(name);
             let spot = TreeSpot { dir: Arc::clone(dir), name: name.into(), replaces };
             let live = self.living_at(id, &spot);
@@ -380,9 +388,6 @@ impl<B: Backing> Store<B> {
 
     fn try_unlink(&self, dir: &Arc<Node<B>>, name: &[u8]) -> Result<Tried<B, ()>> {
         let mut state = self.lock_dir(dir)?;
-        if let Some(blocked) = must_bury(dir, &state, name) {
-            return Ok(Tried::Blocked(blocked));
-        }
         let entry = state.map().get(name).ok_or(StoreError::NotFound)?;
         if entry.kind == EntryKind::Dir {
             return Err(StoreError::IsADirectory);
@@ -392,7 +397,7 @@ impl<B: Backing> Store<B> {
             Some(Under::MovedAway(_)) | None => None,
         };
         let mut going = entry.published.then_some(entry.id).into_iter().chain(under);
-        if let Some(blocked) = going.find_map(|id| self.must_keep(&state, id)) {
+        if let Some(blocked) = going.find_map(|id| self.must_precede(dir, &state, name, id)) {
             return Ok(Tried::Blocked(blocked));
         }
         if entry.damaged {
@@ -469,7 +474,19 @@ impl<B: Backing> Store<B> {
         self.queue.remove(node.id());
     }
 
-    /// Removes the backing entry at `spot` natively; the caller holds the directory's lock. A file that is open becomes a ghost.
+    /// What must be done before the backing entry `id` of `name` may be removed.
+    fn must_precede(
+        &self,
+        dir: &Arc<Node<B>>,
+        state: &DirState<B>,
+        name: &[u8],
+        id: EntryId,
+    ) -> Option<Blocked<B>> {
+        must_bury(dir, state, name).or_else(|| self.must_keep(state, id))
+    }
+
+    /// Removes the backing entry at `spot` natively; the caller holds the directory's lock, and has found that nothing must
+    /// precede it. A file that is open becomes a ghost.
     pub(super) fn remove_entry(
         &self,
         state: &mut DirState<B>,
@@ -478,6 +495,7 @@ impl<B: Backing> Store<B> {
         id: EntryId,
         kind: EntryKind,
     ) -> Result<()> {
+        debug_assert!(must_bury(&spot.dir, state, &spot.name).is_none());
         let core = &self.core;
         let fd = spot.dir.dir_fd(core)?;
         let backing = state.backing_name(core, spot, id, kind);

@@ -34,6 +34,8 @@ pub enum Op {
     Link(Path, Path),
     Unlink(Path),
     Rename(Path, Path),
+    /// Renamed while it is open for writing, and closed then.
+    RenameOpen(Path, Path),
     Exchange(Path, Path),
     Fsync(Path),
     FsyncDir(Path),
@@ -189,9 +191,11 @@ fn dir_of(store: &Arc<Store<SimDisk>>, dir: &str) -> Result<Tree, StoreError> {
 }
 
 impl Run {
-    pub fn new() -> Run {
+    /// A vault on a disk that keeps the order of names, or on one that does not.
+    pub fn new(in_order: bool) -> Run {
         let clock = Arc::new(TestClock::default());
         let disk = vault::disk(&clock);
+        disk.set_name_order(in_order);
         let (oracle, store) = (Oracle::new(), None);
         let mut run = Run { disk, clock, oracle, store, mounts: 0, serial: 0, talks: false };
         let made = run.mount().and_then(|()| {
@@ -314,7 +318,7 @@ impl Run {
                 let (dir, name) = place(path)?;
                 store.unlink(&dir, name)
             }
-            Op::Rename(from, to) => {
+            Op::Rename(from, to) | Op::RenameOpen(from, to) => {
                 let Some(file) = held(&self.oracle, from) else { return Ok(()) };
                 if held(&self.oracle, to) != Some(file) {
                     self.oracle.becomes(|names| {
@@ -323,7 +327,15 @@ impl Run {
                     });
                 }
                 let ((dir, name), (to_dir, to_name)) = (place(from)?, place(to)?);
-                store.rename(&dir, name, &to_dir, to_name, RenameFlags::Replace)
+                let open = matches!(op, Op::RenameOpen(..)).then(|| node(from)).transpose()?;
+                if let Some(open) = &open {
+                    store.open_file(open, true)?;
+                }
+                let done = store.rename(&dir, name, &to_dir, to_name, RenameFlags::Replace);
+                if let Some(open) = &open {
+                    store.close_file(open, true);
+                }
+                done
             }
             Op::Exchange(from, to) => {
                 let (Some(a), Some(b)) = (held(&self.oracle, from), held(&self.oracle, to)) else {
@@ -451,7 +463,9 @@ pub fn judge(run: &Run, rule: &CrashRule) -> Result<(), String> {
 
 /// Scripts that were thought of.
 pub fn written() -> Vec<(&'static str, Vec<Op>)> {
-    use Op::{Change, Exchange, Fsync, FsyncDir, Link, Remount, Rename, Save, Tick, Unlink};
+    use Op::{
+        Change, Exchange, Fsync, FsyncDir, Link, Remount, Rename, RenameOpen, Save, Tick, Unlink,
+    };
     let big = 300 << 10;
     vec![
         ("links", vec![Save("a", 5000), Fsync("a"), Link("a", "d/a"), Link("a", "b"), Fsync("b")]),
@@ -583,6 +597,76 @@ pub fn written() -> Vec<(&'static str, Vec<Op>)> {
                 Fsync("a"),
             ],
         ),
+        // Two are dead under a name, and who was to take it from the second is removed before he does.
+        (
+            "replaced twice, unlinked",
+            vec![
+                Save("a", 40),
+                Link("a", "d/b"),
+                Tick,
+                Save("d/a", 300),
+                Fsync("d/a"),
+                RenameOpen("d/a", "d/b"),
+                FsyncDir("d"),
+                Save("d/a", 50),
+                Fsync("d/a"),
+                RenameOpen("d/a", "d/b"),
+                Unlink("d/b"),
+                Fsync("a"),
+            ],
+        ),
+        // The first name of a file goes while who was there before is dead and not gone.
+        (
+            "replaces, linked, unlinked",
+            vec![
+                Save("a", 40),
+                Fsync("a"),
+                Save("b", 300),
+                Rename("b", "a"),
+                Fsync("a"),
+                Link("a", "d/a"),
+                Unlink("a"),
+                FsyncDir("d"),
+            ],
+        ),
+        // Every published name of a file is hidden, and the one that waits goes over one of them.
+        (
+            "over a name of its own",
+            vec![
+                Save("a", 40),
+                Link("a", "b"),
+                Fsync("a"),
+                Save("d/b", 10),
+                Rename("d/b", "b"),
+                Link("a", "e/a"),
+                Save("e/b", 20),
+                Rename("e/b", "a"),
+                Rename("e/a", "b"),
+                Fsync("b"),
+                Tick,
+            ],
+        ),
+        // Two files that take each other's last published name.
+        (
+            "each over the other",
+            vec![
+                Save("a", 40),
+                Save("b", 50),
+                Link("a", "d/a"),
+                Link("b", "d/b"),
+                Tick,
+                Link("a", "e/a"),
+                Link("b", "e/b"),
+                Save("e/c", 10),
+                Rename("e/c", "d/a"),
+                Save("e/c", 20),
+                Rename("e/c", "d/b"),
+                Rename("e/b", "a"),
+                Rename("e/a", "b"),
+                Fsync("a"),
+                Tick,
+            ],
+        ),
         (
             "changed, then moved",
             vec![
@@ -631,7 +715,8 @@ pub fn random(seed: u64, len: usize) -> Vec<Op> {
         15..=24 => Op::Change(path()),
         25..=49 => Op::Link(path(), path()),
         50..=64 => Op::Unlink(path()),
-        65..=76 => Op::Rename(path(), path()),
+        65..=71 => Op::Rename(path(), path()),
+        72..=76 => Op::RenameOpen(path(), path()),
         77..=79 => Op::Exchange(path(), path()),
         80..=88 => Op::Fsync(path()),
         89..=92 => Op::FsyncDir(DIRS[below(3)]),

@@ -44,11 +44,14 @@ pub enum Op {
     Remount,
 }
 
+#[derive(Clone)]
 pub struct Script {
     pub name: String,
     pub ops: Vec<Op>,
     pub options: StoreOptions,
     pub has_exchange: bool,
+    /// Whether the disk keeps the order of changes of names.
+    pub in_order: bool,
 }
 
 type Fallible<T> = Result<T, StoreError>;
@@ -76,6 +79,7 @@ impl Run {
         let clock = Arc::new(TestClock::default());
         let disk = vault::disk(&clock);
         disk.set_exchange(script.has_exchange);
+        disk.set_name_order(script.in_order);
         Run {
             disk,
             clock,

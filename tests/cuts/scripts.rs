@@ -32,6 +32,7 @@ fn script(name: &str, parts: impl IntoIterator<Item = Vec<Op>>) -> Script {
         ops: parts.into_iter().flatten().collect(),
         options: StoreOptions::default(),
         has_exchange: true,
+        in_order: false,
     }
 }
 
@@ -379,6 +380,22 @@ pub fn written() -> Vec<Script> {
             ],
         ),
     ];
+    // The dead of one name, several at a time where the disk keeps the order: the mount removes them in turn.
+    let thrice = |name: &str| [synced("t", 30), vec![rename("t", name)]].concat();
+    all.push(script(
+        "replaced three times",
+        [
+            synced("a", 50),
+            synced("b", 50),
+            thrice("a"),
+            thrice("b"),
+            thrice("a"),
+            thrice("b"),
+            thrice("a"),
+            thrice("b"),
+            tick(),
+        ],
+    ));
     let mut no_exchange = named_in(&all, "mapped");
     no_exchange.name = "mapped without exchange".into();
     no_exchange.has_exchange = false;
@@ -395,13 +412,7 @@ pub fn written() -> Vec<Script> {
 }
 
 fn named_in(all: &[Script], name: &str) -> Script {
-    let found = all.iter().find(|script| script.name == name).expect("there is such a script");
-    Script {
-        name: found.name.clone(),
-        ops: found.ops.clone(),
-        options: found.options.clone(),
-        has_exchange: found.has_exchange,
-    }
+    all.iter().find(|script| script.name == name).expect("there is such a script").clone()
 }
 
 /// The same, with half of the new files made without a name, which they get some operations later.
@@ -482,5 +493,6 @@ pub fn random(seed: u64, len: usize) -> Script {
             ..StoreOptions::default()
         },
         has_exchange: !seed.is_multiple_of(5),
+        in_order: false,
     }
 }
