@@ -91,6 +91,7 @@ def prove_the_net(args, seed, tested):
     """The same under a daemon whose syncs do nothing: a judge that finds nothing wrong there judges nothing."""
     table = Table()
     plan = {"filesystem": "ext4", "options": "commit=1", "seed": seed, "workers": 2, "seconds": 2, "lies": True, "twice": 0}
+    plan |= {"workload": "all", "commit_s": 0.5}
     one = Round(args.work, tested, plan, Keep(args.kept, 0), say)
     try:
         one.run(3, table)
@@ -115,6 +116,8 @@ def rounds_of(filesystem, args, seed, tested, keep, table):
             "seconds": args.seconds or seconds,
             "lies": args.lie,
             "twice": twice,
+            "workload": seeded(seed, "workload").choice(("all", "names")),
+            "commit_s": seeded(seed, "commit").choice((0.5, 0.5, 0.2, 0.05)),
         }
         one = Round(args.work, tested, plan, keep, say)
         try:

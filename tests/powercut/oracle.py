@@ -275,6 +275,21 @@ class Oracle:
                     wrong.append(("lost", None, f"{found.kind} {number} is nowhere: {places}"))
         return wrong
 
+    def judge_the_end(self, view):
+        """What is wrong with a view after a clean end, where everything is as it was last: a list of (what, where, why)."""
+        wrong = []
+        for spot in {*self.holders, *view}:
+            number, seen = self.holder(spot), view.get(spot)
+            if number is None and seen is None:
+                continue
+            found = self.objects.get(number)
+            if found is None or seen is None or seen.error or seen.kind != found.kind:
+                shown = seen and (seen.error or f"a {seen.kind}, {bytes(seen.content[:TAG_LEN])!r}")
+                wrong.append(("end", spot, f"held by {number} of {self.holders.get(spot)}, shown: {shown}"))
+            elif found.kind != "dir" and (seen.content != found.live or seen.xattr != found.xattrs[-1]):
+                wrong.append(("end", spot, f"object {number} of {self.holders[spot]}: not its last content and xattr"))
+        return wrong
+
     def identity(self, spot, seen):
         if seen.error:
             return None

@@ -30,7 +30,7 @@ class Program:
 
     def __init__(self, work, path=None):
         self.path, self.password, self.log = path or self.name, f"{work}/password", f"{work}/{self.name}.log"
-        with open(self.password, "w") as file:
+        with open(self.password, "w", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
             file.write("power")
         self.daemon = None
 
@@ -42,6 +42,10 @@ class Program:
 
     def check(self, vault):
         """What the program's own check finds: a list of lines."""
+        return []
+
+    def complaints(self):
+        """What the daemon said of trouble: a list of lines."""
         return []
 
     def skeleton(self, vault):
@@ -92,7 +96,11 @@ class Program:
 
 
 class Akasha(Program):
-    name, patience_s = "akasha", 2.5
+    name, patience_s, commit_s = "akasha", 2.5, 0.5
+
+    def complaints(self):
+        with open(self.log, errors="replace") as log:
+            return [line.strip() for line in log if "error:" in line or "warning:" in line]
 
     def init(self, vault):
         cheap = ["--argon2-memory", "19MiB", "--argon2-passes", "2", "--argon2-lanes", "1"]
@@ -100,7 +108,7 @@ class Akasha(Program):
 
     def mount_command(self, vault, at):
         # Short intervals: more commits between two cuts.
-        often = ["--commit", "0.5", "--commit-open", "5"]
+        often = ["--commit", str(self.commit_s), "--commit-open", "5"]
         return [self.path, "mount", "-f", "--password-file", self.password, *often, vault, at]
 
     def check(self, vault):

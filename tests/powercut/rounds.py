@@ -21,7 +21,7 @@ from workload import Writer, prepare, seeded
 libc = ctypes.CDLL(None, use_errno=True)
 SYNC_FILE_RANGE_WRITE = 2
 LOG_LIMIT = 1 << 30
-COLUMNS = ("cuts", "files", "lost", "torn", "ghosts", "refused", "findings", "leftovers")
+COLUMNS = ("cuts", "files", "lost", "torn", "ghosts", "refused", "findings", "leftovers", "ends")
 
 
 class Table(dict):
@@ -47,7 +47,7 @@ class Round:
         self.log = f"{work}/log"
         for place in (self.under, self.at):
             os.makedirs(place, exist_ok=True)
-        self.recorder = None
+        self.recorder, self.at_the_end = None, []
 
     # ---- the workload ----------------------------------------------------------------------
 
@@ -60,6 +60,7 @@ class Round:
         self.prove_that_flushes_arrive()
         os.mkdir(self.vault)
         self.program.init(self.vault)
+        self.program.commit_s = self.plan["commit_s"]
         self.program.mount(self.vault, self.at, self.plan["lies"])
         prepare(self.at, self.plan["workers"])
         self.sync_under()
@@ -74,14 +75,27 @@ class Round:
         if failed:
             raise RuntimeError(f"an operation failed in writers {failed}; the daemon said: {self.program.said()}")
         self.program.unmount(self.at)
-        disks.unmount(self.under)
-        self.let_go(self.recorder.at)
-        self.recorder.stop()
         events = []
         for worker in range(self.plan["workers"]):
             with open(f"{self.work}/events.{worker}", "rb") as file:
                 events.append(pickle.load(file))
+        self.at_the_end = self.judge_the_end([told for _, told in events])
+        disks.unmount(self.under)
+        self.let_go(self.recorder.at)
+        self.recorder.stop()
         return first, last, events
+
+    def judge_the_end(self, events):
+        """After the clean end of a workload everything is as it was last, and the daemon had nothing to complain of."""
+        wrong = [] if self.plan["lies"] else [("end", "log", line) for line in self.program.complaints()]
+        self.program.mount(self.vault, self.at)
+        views, odd = self.look(len(events))
+        for worker, (told, view) in enumerate(zip(events, views)):
+            oracle = Oracle(worker, told)
+            oracle.advance(float("inf"))
+            wrong += [(what, [worker, spot], why) for what, spot, why in oracle.judge_the_end(view)]
+        self.program.unmount(self.at)
+        return odd + wrong
 
     def sync_under(self):
         """The skeleton is durable, also under a daemon that lies."""
@@ -119,7 +133,8 @@ class Round:
     def write(self, worker):
         rng = seeded(self.plan["seed"], "writer", worker)
         program = self.program
-        writer = Writer(worker, self.at, self.recorder.now, rng, program.patience_s, program.spared)
+        now, workload = self.recorder.now, self.plan["workload"]
+        writer = Writer(worker, self.at, now, rng, program.patience_s, program.spared, workload)
         end_s = time.monotonic() + self.plan["seconds"]
         events = writer.run(end_s, lambda: os.stat(self.log + ".data").st_size > LOG_LIMIT)
         with open(f"{self.work}/events.{worker}", "wb") as file:
@@ -158,6 +173,9 @@ class Round:
         flushes = [at for at in range(first, last) if entries[at][1] == 0]
         table.notes["writes"] += last - first - len(flushes)
         table.notes["flushes"] += len(flushes)
+        table["ends"] += len(self.at_the_end)
+        for what, where, why in self.at_the_end[:12]:
+            self.say(f"{self.filesystem}, seed {self.plan['seed']}, without a cut: {what}: {where}: {why}")
         if not flushes and not self.plan["lies"]:
             raise RuntimeError("the workload caused no flush")
         rng = seeded(self.plan["seed"], "cuts")
