@@ -117,6 +117,7 @@ impl<B: Backing> Store<B> {
             });
             match sealed {
                 Ok(covers) => works.push(Work { node, guard, covers }),
+                Err(error) if has_lost_its_name(node, &error) => {}
                 Err(error) => {
                     first_error.get_or_insert(error);
                 }
@@ -136,6 +137,7 @@ impl<B: Backing> Store<B> {
                     works.push_back(work);
                 }
                 Ok(Some(other)) => in_the_way.push(Arc::clone(other.inode())),
+                Err(error) if has_lost_its_name(work.node, &error) => {}
                 Err(error) => {
                     first_error.get_or_insert(error);
                 }
@@ -815,6 +817,11 @@ impl<B: Backing> Store<B> {
             _ => place.away || named,
         }
     }
+}
+
+/// Whether `error` says no more than that the file was unlinked meanwhile: the next round knows that.
+pub(super) fn has_lost_its_name<B: Backing>(node: &Node<B>, error: &StoreError) -> bool {
+    error.is_missing() && node.place.lock().is_nameless()
 }
 
 fn changes<B: Backing>(node: &Arc<Node<B>>) -> u64 {

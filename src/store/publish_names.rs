@@ -10,7 +10,7 @@ use crate::format::{
 };
 
 use super::Store;
-use super::commit::Work;
+use super::commit::{Work, has_lost_its_name};
 use super::dir::Doom;
 use super::error::{Attempt, Result, StoreError};
 use super::finish::older_spot;
@@ -72,6 +72,7 @@ impl<B: Backing> Store<B> {
              step: &mut dyn FnMut(&mut Work<'_, B>) -> Result<()>| {
                 works.retain_mut(|work| match step(work) {
                     Ok(()) => true,
+                    Err(error) if has_lost_its_name(work.node, &error) => false,
                     Err(error) => {
                         first_error.get_or_insert(error);
                         false
