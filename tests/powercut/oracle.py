@@ -122,6 +122,10 @@ class Oracle:
         self.place(number, {spot})
         self.hold(spot, number)
 
+    def born(self, number):
+        """A file without a name: nobody finds it before it is linked."""
+        self.objects[number] = Object(number, "file", False)
+
     def wrote(self, number, offset, write, length):
         found = self.objects[number]
         live = found.live

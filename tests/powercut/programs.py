@@ -131,8 +131,8 @@ AKASHA_SKELETON = {".akasha"} | {
 
 
 class Gocryptfs(Program):
-    # Its fsync of an unlinked open file is ENOENT.
-    name, spared = "gocryptfs", ("exchange", "nameless")
+    # Its fsync of an unlinked open file is ENOENT; it has no O_TMPFILE.
+    name, spared = "gocryptfs", ("exchange", "nameless", "late_name")
 
     def init(self, vault):
         self.run(self.path, "-q", "-init", "-scryptn", "10", "-passfile", self.password, vault)

@@ -13,7 +13,7 @@ import time
 from oracle import ROOT, SHARED, TAG_LEN, Oracle, pattern
 
 libc = ctypes.CDLL(None, use_errno=True)
-AT_FDCWD, RENAME_EXCHANGE = -100, 2
+AT_FDCWD, RENAME_EXCHANGE, AT_SYMLINK_FOLLOW = -100, 2, 0x400
 LONG = "long-" + "n" * 195
 FILES = ["a", "b", "c", "d", "e", LONG]
 SMALL = (20, 20, 100, 1000, 4096, 5000, 20_000)
@@ -22,7 +22,7 @@ LARGE = (60_000, 131_072, 140_000, 400_000, 1_500_000)
 OPERATIONS = (
     (14, "save"), (14, "replace"), (6, "append"), (14, "change"), (10, "log"), (3, "mkdir"), (2, "move_dir"),
     (2, "rmdir"), (8, "move"), (5, "unlink"), (5, "link"), (3, "symlink"), (4, "set_xattr"), (2, "group"),
-    (4, "store"), (4, "sync"), (4, "sync_dir"), (2, "exchange"), (3, "resize"), (2, "nameless"), (1, "big"),
+    (4, "store"), (4, "sync"), (4, "sync_dir"), (2, "exchange"), (3, "resize"), (2, "nameless"), (3, "late_name"), (1, "big"),
 )  # fmt: skip
 # The same where names are all that matters: more of them are dead, hidden or on their way at a time.
 NAMES = (
@@ -315,6 +315,29 @@ class Writer:
         self.write(fd, number, 0, 5000)
         if self.chance(0.5):
             os.fsync(fd)
+        self.close(fd, number, since)
+
+    def late_name(self):
+        """A file that is made without a name (O_TMPFILE) and gets its first by link, written before, synced or not."""
+        spot = self.a_spot()
+        if self.oracle.holder(spot) is not None:
+            return
+        since = self.since()
+        self.serial += 1
+        number = self.serial
+        self.tell("born", number)
+        fd = os.open(self.dir_path(spot[0]), os.O_RDWR | os.O_TMPFILE, 0o644)
+        self.fill(fd, number, self.length())
+        is_synced = self.chance(0.5)
+        if is_synced:
+            self.fsync(fd, number)
+        self.tell("linked", number, spot)
+        path = os.fsencode(self.path(spot))
+        if libc.linkat(AT_FDCWD, b"/proc/self/fd/%d" % fd, AT_FDCWD, path, AT_SYMLINK_FOLLOW) != 0:
+            raise OSError(ctypes.get_errno(), "linkat", path)
+        # A first version that no fsync returned for is its writer's to publish.
+        if is_synced and self.chance(0.5):
+            self.fsync_dir(spot[0])
         self.close(fd, number, since)
 
     def mkdir(self):
