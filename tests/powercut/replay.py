@@ -9,6 +9,8 @@ import os
 
 FICLONE = 0x40049409
 PAGE, SECTOR = 4096, 512
+# ext4's superblock, 1 KiB at 1 KiB: its checksum is over both sectors, and ext4 itself does not mount when one is older.
+SUPERBLOCK = range(1024, 2048)
 
 # What survives of the writes since the last flush.
 MODES = ("all", "none", "pages", "sectors")
@@ -63,10 +65,13 @@ class Replay:
         with open(target, "r+b") as image:
             for offset, length, at in self.entries[flushed:position]:
                 step = SECTOR if mode == "sectors" else PAGE
+                is_kept = False
                 for start in range(offset // step * step, offset + length, step):
                     begin, end = max(start, offset), min(start + step, offset + length)
                     pieces += 1
-                    if mode == "all" or (mode != "none" and rng.random() < share):
+                    if start - SECTOR not in SUPERBLOCK or start not in SUPERBLOCK:
+                        is_kept = mode == "all" or (mode != "none" and rng.random() < share)
+                    if is_kept:
                         kept += 1
                         self.write(image.fileno(), (begin, end - begin, at + begin - offset))
         return kept, pieces
