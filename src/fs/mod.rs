@@ -141,6 +141,13 @@ impl<B: Backing> FileSystem<B> {
         !self.sync_names && self.inodes.get(dir).is_ok_and(|node| self.store.is_settled(&node))
     }
 
+    /// Whether an unlink may have to wait for the disk.
+    pub fn unlink_may_wait(&self, dir: EntryId, name: &[u8]) -> bool {
+        self.inodes
+            .get(dir)
+            .is_ok_and(|dir| self.sync_names || self.store.unlink_may_wait(&dir, name))
+    }
+
     /// Whether a rename may have to wait for the disk.
     pub fn rename_may_wait(&self, from: (EntryId, &[u8]), to: (EntryId, &[u8])) -> bool {
         match (self.inodes.get(from.0), self.inodes.get(to.0)) {

@@ -188,7 +188,13 @@ impl<B: Backing> Adapter<B> {
 
     /// Runs a change of names in `dir`: here if nothing must be synced first.
     fn with_names(&self, dir: INodeNo, request: impl FnOnce(&FileSystem<B>) + Send + 'static) {
-        if entry_id(dir).is_ok_and(|dir| !self.fs.is_settled(dir)) {
+        let may_wait = entry_id(dir).is_ok_and(|dir| !self.fs.is_settled(dir));
+        self.in_turn(may_wait, request);
+    }
+
+    /// Runs a request here, unless it may wait for a sync.
+    fn in_turn(&self, may_wait: bool, request: impl FnOnce(&FileSystem<B>) + Send + 'static) {
+        if may_wait {
             self.in_worker(&self.workers.syncs, request);
         } else {
             self.here(request);
@@ -388,7 +394,8 @@ impl<B: Backing> Filesystem for Adapter<B> {
 
     fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let name = Name::new(name);
-        self.with_names(parent, move |fs| {
+        let may_wait = entry_id(parent).is_ok_and(|dir| self.fs.unlink_may_wait(dir, name.bytes()));
+        self.in_turn(may_wait, move |fs| {
             let done = entry_id(parent).and_then(|dir| fs.unlink(dir, name.bytes()));
             empty("unlink in the directory", parent, done, reply);
         });
@@ -446,11 +453,7 @@ impl<B: Backing> Filesystem for Adapter<B> {
         };
         // It may have to commit a changed file that moves; an exchange and a whiteout always sync.
         let syncs = fuser::RenameFlags::RENAME_EXCHANGE | fuser::RenameFlags::RENAME_WHITEOUT;
-        if may_wait || flags.intersects(syncs) {
-            self.in_worker(&self.workers.syncs, run);
-        } else {
-            self.here(run);
-        }
+        self.in_turn(may_wait || flags.intersects(syncs), run);
     }
 
     fn link(&self, _: &Request, inode: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {

@@ -405,3 +405,42 @@ fn nobody_who_counts_the_names_of_a_file_sees_a_commit_at_work() {
         std::panic::resume_unwind(panic);
     }
 }
+
+/// Where unlink says that it will not wait, it makes no sync; it says so of files with one name.
+#[test]
+fn an_unlink_that_does_not_wait_syncs_nothing() {
+    let disk = vault();
+    let store = mount(&disk);
+    let root = store.root();
+    let dir = store.mkdir(&root, b"d", &NEW).unwrap();
+    store.fsync_dir(&root).unwrap();
+    let syncs = || {
+        let counters = disk.counters();
+        [CallKind::Sync, CallKind::SyncDir, CallKind::SyncAll].map(|kind| counters.of(kind))
+    };
+    let unlink = |dir: &TestNode, name: &[u8]| {
+        let (may_wait, before) = (store.unlink_may_wait(dir, name), syncs());
+        store.unlink(dir, name).unwrap();
+        (may_wait, syncs() != before)
+    };
+    put(&store, &root, b"one", b"1");
+    let pending = store.create(&root, b"new", &NEW).unwrap();
+    store.close_file(&pending, true);
+    for name in [b"one", b"new"] {
+        assert_eq!(unlink(&root, name), (false, false), "{}", String::from_utf8_lossy(name));
+    }
+    // One name is published, the other waits for the commit: it is made first.
+    let linked = put(&store, &root, b"a", b"2");
+    store.link(&linked, &dir, b"a").unwrap();
+    store.fsync(&linked).unwrap();
+    store.link(&linked, &root, b"b").unwrap();
+    store.unlink(&dir, b"a").unwrap();
+    assert_eq!(unlink(&root, b"a"), (true, true));
+    // It was renamed while it was open, over a dead entry's successor in another directory.
+    let moving = put(&store, &dir, b"c", b"3");
+    store.open_file(&moving, true).unwrap();
+    put(&store, &root, b"c", b"4");
+    store.rename(&dir, b"c", &root, b"c", RenameFlags::Replace).unwrap();
+    store.close_file(&moving, true);
+    assert!(unlink(&root, b"c").0);
+}
