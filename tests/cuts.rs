@@ -417,7 +417,7 @@ fn a_cut_leaves_hard_links_whole() {
     for seed in first..first + number("AKASHA_RUNS").unwrap_or(20) {
         let name = format!("random {seed}");
         if wanted(&name) && !is_enough(&failures) {
-            let ops = linked::random(seed, 40);
+            let ops = linked::random(seed, number("AKASHA_OPS").unwrap_or(40) as usize);
             for in_order in orders() {
                 let effort = Effort { cuts: 12, rules: 6, seeds: 1 };
                 failures.extend(torture_linked(&name, &ops, in_order, effort));

@@ -710,7 +710,7 @@ pub fn random(seed: u64, len: usize) -> Vec<Op> {
     let dice = SeededEntropy::new(seed);
     let below = |n: usize| (dice.next_u64() >> 16) as usize % n;
     let path = || PATHS[below(PATHS.len())];
-    let op = || match below(100) {
+    let mixed = || match below(100) {
         0..=14 => Op::Save(path(), [0, 40, 5000, 9000, 200 << 10][below(5)]),
         15..=24 => Op::Change(path()),
         25..=49 => Op::Link(path(), path()),
@@ -723,5 +723,18 @@ pub fn random(seed: u64, len: usize) -> Vec<Op> {
         93..=97 => Op::Tick,
         _ => Op::Remount,
     };
+    // Much is dead, hidden or on its way at a time.
+    let crowded = || match below(100) {
+        0..=19 => Op::Save(path(), 40),
+        20..=44 => Op::Link(path(), path()),
+        45..=57 => Op::Unlink(path()),
+        58..=72 => Op::Rename(path(), path()),
+        73..=88 => Op::RenameOpen(path(), path()),
+        89..=93 => Op::Fsync(path()),
+        94..=96 => Op::FsyncDir(DIRS[below(3)]),
+        97 | 98 => Op::Tick,
+        _ => Op::Exchange(path(), path()),
+    };
+    let op = || if seed.is_multiple_of(2) { mixed() } else { crowded() };
     std::iter::repeat_with(op).take(len).collect()
 }
