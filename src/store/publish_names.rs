@@ -222,7 +222,10 @@ impl<B: Backing> Store<B> {
             }
             node.with_names(|names| names.covered = None);
         }
-        for name in node.with_names(|names| names.waiting()).unwrap_or_default() {
+        let mut waiting = node.with_names(|names| names.waiting()).unwrap_or_default();
+        // One of them may be to appear where another moves out.
+        waiting.sort_by_key(|name| !name.place.lock().away);
+        for name in waiting {
             if let Tried::Blocked(blocked) = self.publish_name(node, &name)? {
                 return Ok(Tried::Blocked(blocked));
             }

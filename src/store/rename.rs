@@ -414,7 +414,8 @@ impl<B: Backing> Store<B> {
         let from = locked.of(dir);
         from.pending.remove(&node.id());
         let inode = from.links.get(&node.id()).copied();
-        if !was.is_some_and(|entry| entry.published) {
+        // Its backing entry, which says of which file it is, may still be here, under this name or an earlier one.
+        if !matches!(&node.place.lock().home, Home::Tree(spot) if Arc::ptr_eq(&spot.dir, dir)) {
             from.take_link(node.id());
         }
         let entry = MapEntry { id: node.id(), kind: node.kind(), published: false, damaged: false };

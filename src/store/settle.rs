@@ -98,8 +98,12 @@ impl<B: Backing> Store<B> {
         let done = match &doomed.what {
             Doom::Entry { id, kind, backing } => {
                 match self.remove_dead(dir, state, &doomed.name, *id, *kind, backing) {
-                    Err(error) if !error.is_missing() => return Err(error),
-                    done => done,
+                    // Somebody else removed it; or it is elsewhere, and may come back.
+                    Err(error) if error.is_missing() => {
+                        left_behind("a replaced entry that is not where it was", &error);
+                        return Ok(());
+                    }
+                    removed => return removed,
                 }
             }
             Doom::Sidecar(name) => dir

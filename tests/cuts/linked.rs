@@ -667,6 +667,36 @@ pub fn written() -> Vec<(&'static str, Vec<Op>)> {
                 Tick,
             ],
         ),
+        // A name that was renamed twice before it moves, once within its directory and once out of it.
+        (
+            "renamed twice, unlinked",
+            vec![
+                Save("e/b", 40),
+                Link("e/b", "d/b"),
+                FsyncDir("e"),
+                Save("e/b", 40),
+                RenameOpen("e/b", "e/a"),
+                RenameOpen("e/a", "d/a"),
+                Unlink("d/a"),
+                Tick,
+            ],
+        ),
+        // A name of a file appears where another name of it moves out.
+        (
+            "in the place of its own",
+            vec![
+                Save("b", 40),
+                Link("b", "a"),
+                Tick,
+                Save("a", 40),
+                Unlink("b"),
+                RenameOpen("a", "d/b"),
+                Link("d/b", "a"),
+                Rename("d/b", "e/b"),
+                Unlink("e/b"),
+                Tick,
+            ],
+        ),
         (
             "changed, then moved",
             vec![
