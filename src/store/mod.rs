@@ -38,6 +38,7 @@ use crate::entropy::Entropy;
 use crate::format::{EntryId, EntryKind, LengthClass, OpenVault};
 
 pub mod check;
+mod claim;
 mod commit;
 mod conflict;
 mod core;

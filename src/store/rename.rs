@@ -5,15 +5,14 @@ use std::sync::Arc;
 use crate::backing::{At, Backing, RenameMode};
 use crate::format::{EntryId, EntryKind, LengthClass};
 
+use super::claim::{Claim, must_bury};
 use super::commit::Take;
 use super::dir::{DirState, Doom, Under, VacatedBy, left_behind};
 use super::dirmap::MapEntry;
 use super::error::{Attempt, Result, StoreError};
 use super::names::must_appear;
 use super::node::{Body, Home, Link, Node, TreeSpot};
-use super::tree::{
-    Blocked, Claim, Locked, TRIES, Tried, check_empty, check_name, clone_home, must_bury,
-};
+use super::tree::{Blocked, Locked, TRIES, Tried, check_empty, check_name, clone_home};
 use super::{RenameFlags, Store};
 
 impl<B: Backing> Store<B> {
