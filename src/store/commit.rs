@@ -496,9 +496,7 @@ impl<B: Backing> Store<B> {
         link: &Link<B>,
     ) {
         let left = locked.of(&from.dir);
-        if matches!(left.under.get(&from.name), Some(Under::MovedAway(_))) {
-            left.under.remove(&from.name);
-        }
+        left.forget_moved(node);
         let state = locked.of(&link.dir);
         state.pending.remove(&node.id());
         let entry = MapEntry { id: node.id(), kind: node.kind(), published: true, damaged: false };

@@ -211,10 +211,17 @@ impl<B: Backing> DirState<B> {
         }
     }
 
+    /// The backing entry of `node`, which the mount showed elsewhere, has left.
+    pub fn forget_moved(&mut self, node: &Arc<Node<B>>) {
+        self.under.retain(
+            |_, under| !matches!(under, Under::MovedAway(moved) if Arc::ptr_eq(moved, node)),
+        );
+    }
+
     /// Has `dir` synced up to `change` before this directory is.
     pub fn sync_before(&mut self, dir: &Arc<Node<B>>, change: u64) {
         match self.sync_first.iter_mut().find(|(known, _)| Arc::ptr_eq(known, dir)) {
-            Some(known) => known.1 = change,
+            Some(known) => known.1 = change.max(known.1),
             None => self.sync_first.push((Arc::clone(dir), change)),
         }
     }

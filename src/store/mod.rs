@@ -277,6 +277,8 @@ impl<B: Backing> Store<B> {
             let clean = lock::begin(&*backing, &dirs.control)?;
             recover::sweep(&*backing, &dirs)?;
             if !clean {
+                // What the daemon before remembered, until its changes of names were durable, nobody does any more.
+                backing.sync_all(&dirs.root).attempt("sync the vault")?;
                 doubles::settle(&*backing, &dirs, &keys)?;
                 hidden = recover::hunt(&*backing, &dirs, &keys)?;
             }

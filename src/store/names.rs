@@ -156,9 +156,14 @@ impl<B: Backing> Store<B> {
             if !self.has_native_links()? {
                 return Err(StoreError::NotSupported);
             }
-            if node.has_names() && self.link_count(node) >= NAMES_MAX {
-                let source = std::io::Error::from_raw_os_error(libc::EMLINK);
-                return Err(StoreError::Io { what: "count the names of a file", source });
+            match node.has_names().then(|| self.link_count(node)) {
+                // Its names are all hidden by others that wait.
+                Some(0) => return Err(StoreError::NotFound),
+                Some(NAMES_MAX..) => {
+                    let source = std::io::Error::from_raw_os_error(libc::EMLINK);
+                    return Err(StoreError::Io { what: "count the names of a file", source });
+                }
+                _ => {}
             }
             self.try_until(|| self.try_link(node, dir, name))?;
         }

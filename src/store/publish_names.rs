@@ -225,10 +225,17 @@ impl<B: Backing> Store<B> {
         let mut waiting = node.with_names(|names| names.waiting()).unwrap_or_default();
         // One of them may be to appear where another moves out.
         waiting.sort_by_key(|name| !name.place.lock().away);
+        // Nor must those wait for it that others wait for.
+        let mut in_the_way = None;
         for name in waiting {
-            if let Tried::Blocked(blocked) = self.publish_name(node, &name)? {
-                return Ok(Tried::Blocked(blocked));
+            match self.publish_name(node, &name)? {
+                Tried::Done(()) => {}
+                Tried::Blocked(Blocked::Commit(other)) => in_the_way = Some(other),
+                Tried::Blocked(blocked) => return Ok(Tried::Blocked(blocked)),
             }
+        }
+        if let Some(other) = in_the_way {
+            return Ok(Tried::Blocked(Blocked::Commit(other)));
         }
         let dropped = node.with_names(|names| {
             // Those that nobody holds any more were dropped.

@@ -47,6 +47,20 @@ impl<B: Backing> Store<B> {
             Some((entry, state.links.get(&entry.id).copied().unwrap_or(entry.id)))
         };
         let Some((source, file)) = entry(dir, name) else { return false };
+        let is_away = |dir: &Arc<Node<B>>, name: &[u8]| {
+            dir.dir().is_ok_and(|body| {
+                let state = body.state.lock();
+                let node = state
+                    .map
+                    .as_ref()
+                    .and_then(|map| map.get(name))
+                    .and_then(|e| state.pending.get(&e.id));
+                node.is_some_and(|node| node.place.lock().away)
+            })
+        };
+        if is_away(to_dir, to_name) || self.layer_names.upto() < self.layer_names.latest() {
+            return true;
+        }
         let target = entry(to_dir, to_name);
         // An empty directory that is replaced must be scanned, of a file with other names one must be durable; a changed file that
         // replaces is committed.
@@ -460,6 +474,10 @@ impl<B: Backing> Store<B> {
             for node in [&a, &b] {
                 self.commit(std::slice::from_ref(node), Take::All)?;
                 self.sync_path(node.inode())?;
+            }
+            // The intent names the directories by their paths, which a cut must leave.
+            for dir in [dir, to_dir] {
+                self.sync_path(dir)?;
             }
             for dir in [dir, to_dir] {
                 self.settle(dir)?;

@@ -15,6 +15,7 @@ mod check;
 mod doubles;
 mod faults;
 mod full_disk;
+mod mishaps;
 mod nameless;
 mod names;
 mod repair;

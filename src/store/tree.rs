@@ -264,7 +264,13 @@ impl<B: Backing> Store<B> {
                 let spot =
                     TreeSpot { dir: Arc::clone(dir), name: name.into(), replaces: claim.replaces };
                 let change = dir.dir()?.names.count();
-                self.vacate(&mut state, &spot, backing, change, VacatedBy::Removed(id));
+                // Whose removal is not durable is forgotten by who takes the name after this one: he waits for that.
+                let by = if claim.replaces.is_some() {
+                    VacatedBy::Moved
+                } else {
+                    VacatedBy::Removed(id)
+                };
+                self.vacate(&mut state, &spot, backing, change, by);
             } else {
                 self.nodes.insert(&node);
                 self.entry_made(&mut state, name, id, kind, &claim, link_seq);
@@ -355,6 +361,14 @@ impl<B: Backing> Store<B> {
         if let Some(blocked) = first {
             return Ok(Some(Tried::Blocked(blocked)));
         }
+        // First: if this fails, the name shows what it did.
+        if let Some((id, kind, replaces)) = under {
+            let state = locked.of(dir);
+            let spot = TreeSpot { dir: Arc::clone(dir), name: name.into(), replaces };
+            let live = self.living_at(id, &spot);
+            self.remove_entry(state, live.as_ref(), &spot, id, kind)?;
+            state.under.remove(name);
+        }
         let left = locked.of(&spot.dir);
         spot.dir.hold_times(&self.core, left)?;
         let link = node.place.lock().link.take();
@@ -363,9 +377,7 @@ impl<B: Backing> Store<B> {
             node.place.lock().link = link;
         }
         removed?;
-        if matches!(left.under.get(&spot.name), Some(Under::MovedAway(_))) {
-            left.under.remove(&spot.name);
-        }
+        left.forget_moved(&node);
         node.place.lock().away = false;
         node.waits_no_more();
         let change = spot.dir.dir()?.names.latest();
@@ -376,12 +388,6 @@ impl<B: Backing> Store<B> {
         if !Arc::ptr_eq(&spot.dir, dir) {
             // Who has `dir` synced wants it gone.
             state.sync_before(&spot.dir, change);
-        }
-        if let Some((id, kind, replaces)) = under {
-            state.under.remove(name);
-            let spot = TreeSpot { dir: Arc::clone(dir), name: name.into(), replaces };
-            let live = self.living_at(id, &spot);
-            self.remove_entry(state, live.as_ref(), &spot, id, kind)?;
         }
         self.changed_names(state);
         let mut touched = self.touched.lock();
@@ -410,6 +416,13 @@ impl<B: Backing> Store<B> {
         if entry.damaged {
             return self.remove_damaged(dir, &mut state, name, entry.id).map(Tried::Done);
         }
+        // One that is to move away keeps its claim to the name.
+        if let Some(&Under::Replaced { id, kind, replaces }) = state.under.get(name) {
+            let spot = TreeSpot { dir: Arc::clone(dir), name: name.into(), replaces };
+            let live = self.living_at(id, &spot);
+            self.remove_entry(&mut state, live.as_ref(), &spot, id, kind)?;
+            state.under.remove(name);
+        }
         if entry.published {
             let spot = state.spot(dir, name, entry.id);
             let live = self.living_at(entry.id, &spot);
@@ -417,13 +430,6 @@ impl<B: Backing> Store<B> {
         } else {
             let node = state.pending.get(&entry.id).cloned().ok_or(StoreError::NotFound)?;
             self.drop_pending(dir, &mut state, &node)?;
-        }
-        // One that is to move away keeps its claim to the name.
-        if let Some(&Under::Replaced { id, kind, replaces }) = state.under.get(name) {
-            state.under.remove(name);
-            let spot = TreeSpot { dir: Arc::clone(dir), name: name.into(), replaces };
-            let live = self.living_at(id, &spot);
-            self.remove_entry(&mut state, live.as_ref(), &spot, id, kind)?;
         }
         state.map_mut().remove(name);
         if entry.published {

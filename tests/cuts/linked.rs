@@ -36,11 +36,15 @@ pub enum Op {
     Rename(Path, Path),
     /// Renamed while it is open for writing, and closed then.
     RenameOpen(Path, Path),
+    /// Opened, changed, renamed, and closed then.
+    RenameDirty(Path, Path),
     Exchange(Path, Path),
     Fsync(Path),
     FsyncDir(Path),
     Tick,
     Remount,
+    /// The daemon is killed, and the vault mounted again.
+    Kill,
 }
 
 struct File {
@@ -337,6 +341,55 @@ impl Run {
                 }
                 done
             }
+            Op::RenameDirty(from, to) => {
+                let Some(file) = held(&self.oracle, from) else { return Ok(()) };
+                self.serial += 1;
+                let (serial, f) = (self.serial, &mut self.oracle.files[file]);
+                let mut next = f.contents.last().expect("it was saved").clone();
+                let at = next.len() / 2;
+                let end = (at + 10).min(next.len());
+                next[at..end].fill(serial);
+                f.contents.push(next.clone());
+                let open = node(from)?;
+                store.open_file(&open, true)?;
+                let mut done = store.write(&open, at as u64, &next[at..end]).map(drop);
+                if done.is_ok() {
+                    if held(&self.oracle, to) != Some(file) {
+                        self.oracle.becomes(|names| {
+                            names.remove(from);
+                            names.insert(to, file);
+                        });
+                    }
+                    let ((dir, name), (to_dir, to_name)) = (place(from)?, place(to)?);
+                    done = store.rename(&dir, name, &to_dir, to_name, RenameFlags::Replace);
+                }
+                let done = done.and_then(|()| store.flush(&open));
+                store.close_file(&open, true);
+                done
+            }
+            Op::Kill => {
+                self.store = None;
+                drop(store);
+                self.mount()?;
+                let Ok(seen) = view(&self.store()) else { return Ok(()) };
+                if self.disk.is_off() {
+                    return Ok(());
+                }
+                let mut next = Names::new();
+                for (path, seen) in &seen {
+                    let file = self
+                        .oracle
+                        .files
+                        .iter()
+                        .position(|f| f.id == Some(seen.id))
+                        .expect("known");
+                    self.oracle.files[file].contents.push(seen.content.clone());
+                    next.insert(path, file);
+                }
+                self.oracle.check(&seen, false).expect("after a kill");
+                self.oracle.becomes(|names| *names = next);
+                Ok(())
+            }
             Op::Exchange(from, to) => {
                 let (Some(a), Some(b)) = (held(&self.oracle, from), held(&self.oracle, to)) else {
                     return Ok(());
@@ -464,7 +517,8 @@ pub fn judge(run: &Run, rule: &CrashRule) -> Result<(), String> {
 /// Scripts that were thought of.
 pub fn written() -> Vec<(&'static str, Vec<Op>)> {
     use Op::{
-        Change, Exchange, Fsync, FsyncDir, Link, Remount, Rename, RenameOpen, Save, Tick, Unlink,
+        Change, Exchange, Fsync, FsyncDir, Kill, Link, Remount, Rename, RenameDirty, RenameOpen,
+        Save, Tick, Unlink,
     };
     let big = 300 << 10;
     vec![
@@ -697,6 +751,51 @@ pub fn written() -> Vec<(&'static str, Vec<Op>)> {
                 Tick,
             ],
         ),
+        // What was removed or moved by a daemon that was killed may not be durable: the next one must know.
+        (
+            "removed, killed",
+            vec![Save("a", 40), Fsync("a"), Unlink("a"), Kill, Save("a", 50), Tick],
+        ),
+        (
+            "moved, killed",
+            vec![
+                Save("d/a", 40),
+                Fsync("d/a"),
+                Rename("d/a", "e/a"),
+                Kill,
+                Save("d/a", 50),
+                Fsync("d/a"),
+            ],
+        ),
+        // The names of two files, each to appear where another of the other one moves out.
+        (
+            "in each other's place",
+            vec![
+                Save("a", 40),
+                Link("a", "b"),
+                Save("d/a", 50),
+                Link("d/a", "d/b"),
+                Tick,
+                RenameDirty("d/a", "e/a"),
+                Link("b", "d/a"),
+                RenameDirty("a", "e/b"),
+                Link("d/b", "a"),
+                Rename("e/a", "e/c"),
+                Fsync("d/b"),
+            ],
+        ),
+        // A name that was renamed twice before it moved is durable with its file.
+        (
+            "renamed twice, synced",
+            vec![
+                Save("d/a", 40),
+                Link("d/a", "a"),
+                Tick,
+                RenameDirty("d/a", "d/b"),
+                Rename("d/b", "e/a"),
+                Fsync("a"),
+            ],
+        ),
         (
             "changed, then moved",
             vec![
@@ -759,7 +858,8 @@ pub fn random(seed: u64, len: usize) -> Vec<Op> {
         20..=44 => Op::Link(path(), path()),
         45..=57 => Op::Unlink(path()),
         58..=72 => Op::Rename(path(), path()),
-        73..=88 => Op::RenameOpen(path(), path()),
+        73..=80 => Op::RenameOpen(path(), path()),
+        81..=88 => Op::RenameDirty(path(), path()),
         89..=93 => Op::Fsync(path()),
         94..=96 => Op::FsyncDir(DIRS[below(3)]),
         97 | 98 => Op::Tick,
