@@ -103,6 +103,12 @@ fn names(store: &Store<SimDisk>, dir: &TestNode) -> Vec<String> {
     names
 }
 
+/// How often each kind of sync was asked for.
+fn syncs(disk: &SimDisk) -> [u64; 3] {
+    let counters = disk.counters();
+    [CallKind::Sync, CallKind::SyncDir, CallKind::SyncAll].map(|kind| counters.of(kind))
+}
+
 fn noise(len: usize, seed: u64) -> Vec<u8> {
     use crate::entropy::Entropy;
     let mut bytes = vec![0; len];

@@ -349,26 +349,14 @@ impl<B: Backing> Store<B> {
         if !shown || !still || !locked.of(dir).pending.contains_key(&node.id()) {
             return Ok(Some(Tried::Blocked(Blocked::Again)));
         }
-        // What it was to replace here goes with it.
-        let under = match locked.of(dir).under.get(name) {
-            Some(&Under::Replaced { id, kind, replaces }) => Some((id, kind, replaces)),
-            Some(Under::MovedAway(_)) | None => None,
-        };
         let mut first = self.must_precede(&spot.dir, locked.of(&spot.dir), &spot.name, node.id());
-        if let Some((id, ..)) = under {
+        if let Some(&Under::Replaced { id, .. }) = locked.of(dir).under.get(name) {
             first = first.or_else(|| self.must_precede(dir, locked.of(dir), name, id));
         }
         if let Some(blocked) = first {
             return Ok(Some(Tried::Blocked(blocked)));
         }
-        // First: if this fails, the name shows what it did.
-        if let Some((id, kind, replaces)) = under {
-            let state = locked.of(dir);
-            let spot = TreeSpot { dir: Arc::clone(dir), name: name.into(), replaces };
-            let live = self.living_at(id, &spot);
-            self.remove_entry(state, live.as_ref(), &spot, id, kind)?;
-            state.under.remove(name);
-        }
+        self.remove_replaced(dir, locked.of(dir), name)?;
         let left = locked.of(&spot.dir);
         spot.dir.hold_times(&self.core, left)?;
         let link = node.place.lock().link.take();
@@ -416,13 +404,7 @@ impl<B: Backing> Store<B> {
         if entry.damaged {
             return self.remove_damaged(dir, &mut state, name, entry.id).map(Tried::Done);
         }
-        // One that is to move away keeps its claim to the name.
-        if let Some(&Under::Replaced { id, kind, replaces }) = state.under.get(name) {
-            let spot = TreeSpot { dir: Arc::clone(dir), name: name.into(), replaces };
-            let live = self.living_at(id, &spot);
-            self.remove_entry(&mut state, live.as_ref(), &spot, id, kind)?;
-            state.under.remove(name);
-        }
+        self.remove_replaced(dir, &mut state, name)?;
         if entry.published {
             let spot = state.spot(dir, name, entry.id);
             let live = self.living_at(entry.id, &spot);
@@ -438,6 +420,23 @@ impl<B: Backing> Store<B> {
         state.sealed_as.remove(&entry.id);
         self.changed_names(&mut state);
         Ok(Tried::Done(()))
+    }
+
+    /// What the entry of `name`, which is about to be removed, was to replace goes with it, and before it: if this fails, the
+    /// name shows what it did. One that is to move away keeps its claim to the name.
+    fn remove_replaced(
+        &self,
+        dir: &Arc<Node<B>>,
+        state: &mut DirState<B>,
+        name: &[u8],
+    ) -> Result<()> {
+        if let Some(&Under::Replaced { id, kind, replaces }) = state.under.get(name) {
+            let spot = TreeSpot { dir: Arc::clone(dir), name: name.into(), replaces };
+            let live = self.living_at(id, &spot);
+            self.remove_entry(state, live.as_ref(), &spot, id, kind)?;
+            state.under.remove(name);
+        }
+        Ok(())
     }
 
     /// The mount's times of a directory after its names changed.

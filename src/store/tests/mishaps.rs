@@ -3,11 +3,6 @@
 use super::*;
 use crate::store::RenameFlags;
 
-fn syncs(disk: &SimDisk) -> [u64; 3] {
-    let counters = disk.counters();
-    [CallKind::Sync, CallKind::SyncDir, CallKind::SyncAll].map(|kind| counters.of(kind))
-}
-
 /// A pending file that was renamed over a committed one; removing that one fails for a while.
 #[test]
 fn a_failed_unlink_of_what_replaces_can_be_tried_again() {
