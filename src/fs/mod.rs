@@ -148,6 +148,13 @@ impl<B: Backing> FileSystem<B> {
             .is_ok_and(|dir| self.sync_names || self.store.unlink_may_wait(&dir, name))
     }
 
+    /// Whether an rmdir may have to wait for the disk.
+    pub fn rmdir_may_wait(&self, dir: EntryId, name: &[u8]) -> bool {
+        self.inodes
+            .get(dir)
+            .is_ok_and(|dir| self.sync_names || self.store.rmdir_may_wait(&dir, name))
+    }
+
     /// Whether a rename may have to wait for the disk.
     pub fn rename_may_wait(&self, from: (EntryId, &[u8]), to: (EntryId, &[u8])) -> bool {
         match (self.inodes.get(from.0), self.inodes.get(to.0)) {

@@ -403,7 +403,8 @@ impl<B: Backing> Filesystem for Adapter<B> {
 
     fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let name = Name::new(name);
-        self.with_names(parent, move |fs| {
+        let may_wait = entry_id(parent).is_ok_and(|dir| self.fs.rmdir_may_wait(dir, name.bytes()));
+        self.in_turn(may_wait, move |fs| {
             let done = entry_id(parent).and_then(|dir| fs.rmdir(dir, name.bytes()));
             empty("rmdir in the directory", parent, done, reply);
         });

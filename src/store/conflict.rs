@@ -17,6 +17,8 @@ impl<B: Backing> Store<B> {
         if self.lock_dir(dir)?.sealed_as.is_empty() {
             return Ok(());
         }
+        // It may be a directory, and those stay while others exchange names.
+        let _stays = self.exchanges.read();
         self.try_until(|| {
             let mut locked = Locked::lock(self, dir, dir)?;
             let state = locked.of(dir);

@@ -261,7 +261,12 @@ impl<B: Backing> Node<B> {
         self.dir().is_ok_and(|dir| dir.state.try_lock().is_some_and(|state| state.map.is_some()))
     }
 
-    fn ensure_loaded(self: &Arc<Self>, core: &Core<B>, state: &mut DirState<B>) -> Result<()> {
+    /// Reads the directory if it was not.
+    pub(super) fn ensure_loaded(
+        self: &Arc<Self>,
+        core: &Core<B>,
+        state: &mut DirState<B>,
+    ) -> Result<()> {
         if state.removed {
             return Err(StoreError::NotFound);
         }

@@ -9,6 +9,7 @@ use crate::format::EntryId;
 
 use super::Store;
 use super::error::{Attempt, Result};
+use super::gone_names::is_durable;
 use super::node::{Home, Node};
 
 /// From this many directories on one syncfs is cheaper than one fsync each.
@@ -31,12 +32,35 @@ impl<B: Backing> Store<B> {
                 self.sync_path(dir)?;
             }
             node.forget_recent(&recent);
+            self.sync_moved_dirs()?;
         }
         let mut at = Arc::clone(node);
         while let Some((dir, change)) = name_of(&at) {
             dir.sync_names(&self.core, change)?;
             at = dir;
         }
+        Ok(())
+    }
+
+    /// Notes that `node` moved natively, if it is a directory: names of files with several may be below it, known to nobody.
+    pub(super) fn note_moved_dir(&self, node: &Arc<Node<B>>) {
+        if node.dir().is_ok() {
+            self.moved_dirs.lock().insert(node.id(), Arc::clone(node));
+        }
+    }
+
+    /// The moves of all directories are durable on return.
+    pub(super) fn sync_moved_dirs(&self) -> Result<()> {
+        let moved: Vec<_> = self.moved_dirs.lock().values().cloned().collect();
+        let mut changes = Changes::new();
+        for (dir, change) in moved.iter().filter_map(name_of) {
+            note(&mut changes, dir, change);
+        }
+        self.sync_dirs(changes.into_values().collect())?;
+        // Those that moved again meanwhile stay.
+        let is_durable =
+            |dir: &Arc<Node<B>>| name_of(dir).is_none_or(|(dir, change)| is_durable(&dir, change));
+        self.moved_dirs.lock().retain(|_, dir| !is_durable(dir));
         Ok(())
     }
 
@@ -52,7 +76,8 @@ impl<B: Backing> Store<B> {
         }
         self.sync_layer_names()?;
         self.sync_inode_names()?;
-        self.sync_dirs(changes.into_values().collect())
+        self.sync_dirs(changes.into_values().collect())?;
+        if nodes.iter().any(|node| node.has_names()) { self.sync_moved_dirs() } else { Ok(()) }
     }
 
     /// Makes the changes of these directories durable, all at once where they are many.

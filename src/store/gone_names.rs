@@ -67,7 +67,7 @@ impl<B: Backing> GoneNames<B> {
     }
 }
 
-fn is_durable<B: Backing>(dir: &Node<B>, change: u64) -> bool {
+pub(super) fn is_durable<B: Backing>(dir: &Node<B>, change: u64) -> bool {
     dir.dir().is_ok_and(|body| body.names.upto() >= change)
 }
 

@@ -8,6 +8,7 @@
 //! | `file`, `edit`, `runs` | reading and changing one file |
 //! | `space` | what of a file is allocated: holes, preallocation, copies of ranges |
 //! | `names`, `publish_names` | a file with several names: hard links |
+//! | `may_wait` | what an event loop asks before it changes names itself |
 //! | `gone` | the end of a file without names |
 //! | `nameless` | files made without a name |
 //! | `times` | access and change times that the vault's inodes do not show |
@@ -30,7 +31,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
 use crate::backing::{AttrChange, Backing, SpaceStat, Stat};
 use crate::clock::{Clock, Timestamp};
@@ -58,6 +59,7 @@ mod gone_names;
 mod intent;
 mod layer;
 mod lock;
+mod may_wait;
 mod nameless;
 mod names;
 mod node;
@@ -222,11 +224,14 @@ pub struct Store<B: Backing> {
     unfinished_sides: Mutex<Vec<Arc<Node<B>>>>,
     /// Files with several names of which some may not be durable.
     newly_named: Mutex<HashMap<EntryId, Arc<Node<B>>>>,
+    /// Directories that moved and may be found in their old place after a cut.
+    moved_dirs: Mutex<HashMap<EntryId, Arc<Node<B>>>>,
     /// Where such files lost names of which some may come back.
     gone_names: GoneNames<B>,
-    /// One exchange of names at a time: there is one intent. Whether it is taken for the rest of this mount: by an exchange of
-    /// which a cut may leave half, since its names could not be made durable.
-    exchanges: Mutex<bool>,
+    /// One exchange of names at a time: there is one intent. No directory moves meanwhile: it names them by their paths.
+    /// Whether it is taken for the rest of this mount: by an exchange of which a cut may leave half, since its names could not
+    /// be made durable.
+    exchanges: RwLock<bool>,
     /// Directories whose times a commit disturbed.
     touched: Mutex<Vec<Arc<Node<B>>>>,
     /// When the directories were last settled.
@@ -309,8 +314,9 @@ impl<B: Backing> Store<B> {
             native_links: OnceLock::new(),
             unfinished_sides: Mutex::new(Vec::new()),
             newly_named: Mutex::new(HashMap::new()),
+            moved_dirs: Mutex::new(HashMap::new()),
             gone_names: GoneNames::default(),
-            exchanges: Mutex::new(false),
+            exchanges: RwLock::new(false),
             touched: Mutex::new(Vec::new()),
             settled_last: Mutex::new(Duration::ZERO),
             rescues: Rescues::default(),

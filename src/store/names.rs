@@ -28,6 +28,7 @@ use super::Store;
 use super::dir::{DirState, Doom, Under};
 use super::dirmap::MapEntry;
 use super::error::{Attempt, Result, StoreError};
+use super::gone_names::is_durable;
 use super::node::{Body, Home, Link, Node, Place};
 use super::rename::has_durable_path;
 use super::tree::{Blocked, Locked, Tried, clone_home, has_handles};
@@ -269,22 +270,22 @@ impl<B: Backing> Store<B> {
         self.newly_named.lock().insert(node.id(), Arc::clone(node));
     }
 
-    /// Makes the names durable that somebody else's commit published, and lets go of their files.
+    /// Makes the names durable that somebody else's commit published, and lets go of their files; and the moves of directories.
     pub(super) fn sync_newly_named(&self) {
         self.forget_newly_named();
         let left: Vec<_> = self.newly_named.lock().values().cloned().collect();
-        if let Err(error) = self.sync_paths(&left) {
+        if let Err(error) = self.sync_paths(&left).and_then(|()| self.sync_moved_dirs()) {
             log::warn!("names are not durable: {}", super::error::chain(&error));
         }
         self.forget_newly_named();
     }
 
     /// Lets go of the files whose names are durable.
-    fn forget_newly_named(&self) {
+    pub(super) fn forget_newly_named(&self) {
         let durable = |node: &Arc<Node<B>>| {
             node.recent_names()
                 .iter()
-                .all(|(dir, change)| dir.dir().is_ok_and(|body| body.names.upto() >= *change))
+                .all(|(dir, change)| is_durable(dir, *change) && has_durable_path(dir))
         };
         let gone: Vec<_> = self.newly_named.lock().extract_if(|_, node| durable(node)).collect();
         drop(gone);

@@ -16,65 +16,6 @@ use super::tree::{Blocked, Locked, TRIES, Tried, check_empty, check_name, clone_
 use super::{RenameFlags, Store};
 
 impl<B: Backing> Store<B> {
-    /// Whether names of `dir` can be changed without waiting for a scan or a sync.
-    pub fn is_settled(&self, dir: &Arc<Node<B>>) -> bool {
-        let Ok(body) = dir.dir() else { return true };
-        let Some(state) = body.state.try_lock() else { return false };
-        state.map.is_some()
-            && state.doomed.is_empty()
-            && state.buried.is_empty()
-            && state.under.is_empty()
-            && state.vacated.values().all(|vacated| vacated.by != VacatedBy::Moved)
-    }
-
-    /// Whether [`Store::rename`] of these names may have to wait for a scan, a sync or a commit.
-    pub fn rename_may_wait(
-        &self,
-        dir: &Arc<Node<B>>,
-        name: &[u8],
-        to_dir: &Arc<Node<B>>,
-        to_name: &[u8],
-    ) -> bool {
-        if !self.is_settled(dir) || !self.is_settled(to_dir) {
-            return true;
-        }
-        if !Arc::ptr_eq(dir, to_dir) && !has_durable_path(to_dir) {
-            return true;
-        }
-        let entry = |dir: &Arc<Node<B>>, name: &[u8]| {
-            let state = dir.dir().ok()?.state.lock();
-            let entry = state.map.as_ref().and_then(|map| map.get(name))?;
-            Some((entry, state.links.get(&entry.id).copied().unwrap_or(entry.id)))
-        };
-        let Some((source, file)) = entry(dir, name) else { return false };
-        let is_away = |dir: &Arc<Node<B>>, name: &[u8]| {
-            dir.dir().is_ok_and(|body| {
-                let state = body.state.lock();
-                let node = state
-                    .map
-                    .as_ref()
-                    .and_then(|map| map.get(name))
-                    .and_then(|e| state.pending.get(&e.id));
-                node.is_some_and(|node| node.place.lock().away)
-            })
-        };
-        if is_away(to_dir, to_name) || self.layer_names.upto() < self.layer_names.latest() {
-            return true;
-        }
-        let target = entry(to_dir, to_name);
-        // An empty directory that is replaced must be scanned, of a file with other names one must be durable; a changed file that
-        // replaces is committed.
-        let may_block = |(target, file): (MapEntry, EntryId)| {
-            target.kind == EntryKind::Dir || target.id != file
-        };
-        let dirty = source.published
-            && self
-                .nodes
-                .get(file)
-                .is_some_and(|node| matches!(may_move_now(&node, true), MoveNow::AfterCommit));
-        dirty || target.is_some_and(may_block)
-    }
-
     /// Renames. One atomic step in the mount; after a power cut the target is the old or the new
     /// one, whole.
     pub fn rename(
@@ -125,12 +66,22 @@ impl<B: Backing> Store<B> {
         no_replace: bool,
         left: Option<&Arc<Node<B>>>,
     ) -> Result<Tried<B, ()>> {
+        let source = self.lock_dir(dir)?.map().get(name);
+        let stays = source
+            .filter(|source| source.kind == EntryKind::Dir)
+            .map(|source| (source, self.exchanges.read()));
         // A directory that is replaced must be known to be empty: it is locked on its own, before.
-        if !no_replace && let Some(blocked) = self.prepare_target(dir, name, to_dir, to_name)? {
+        if let Some((source, _)) = &stays
+            && !no_replace
+            && let Some(blocked) = self.prepare_target(source.id, to_dir, to_name)?
+        {
             return Ok(Tried::Blocked(blocked));
         }
         let mut locked = Locked::lock(self, dir, to_dir)?;
         let source = locked.of(dir).map().get(name).ok_or(StoreError::NotFound)?;
+        if source.kind == EntryKind::Dir && stays.is_none() {
+            return Ok(Tried::Blocked(Blocked::Again));
+        }
         let target = locked.of(to_dir).map().get(to_name);
         if target.is_some() && no_replace {
             return Err(StoreError::AlreadyExists);
@@ -203,35 +154,24 @@ impl<B: Backing> Store<B> {
         Ok(done)
     }
 
-    /// Settles a directory that is about to be replaced.
+    /// What must be done before the directory `source` may replace one.
     fn prepare_target(
         &self,
-        dir: &Arc<Node<B>>,
-        name: &[u8],
+        source: EntryId,
         to_dir: &Arc<Node<B>>,
         to_name: &[u8],
     ) -> Result<Option<Blocked<B>>> {
-        let source = self.lock_dir(dir)?.map().get(name);
-        let Some(source) = source.filter(|source| source.kind == EntryKind::Dir) else {
-            return Ok(None);
-        };
         let target = {
             let state = self.lock_dir(to_dir)?;
             match state.map().get(to_name) {
-                Some(entry) if entry.kind == EntryKind::Dir && entry.id != source.id => {
+                Some(entry) if entry.kind == EntryKind::Dir && entry.id != source => {
                     self.node_of(to_dir, &state, to_name, &entry)?
                 }
                 _ => return Ok(None),
             }
         };
-        let blocked = check_empty(&target, &*self.lock_dir(&target)?)?;
-        // Once it is dead nobody looks into it any more: what was removed from it must not come back.
-        let names = &target.dir()?.names;
-        let unsynced = names.upto() < names.latest();
-        Ok(blocked.or_else(|| {
-            let target = Arc::clone(&target);
-            unsynced.then(|| Blocked::Sync(target, names.latest()))
-        }))
+        let state = self.lock_dir(&target)?;
+        must_clear(&target, &state)
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -248,14 +188,18 @@ impl<B: Backing> Store<B> {
         // A directory that is replaced is a third one to lock, in no order with the two: not waited for.
         let replaced = target
             .filter(|target| target.published && target.kind == EntryKind::Dir)
-            .and_then(|target| self.nodes.get(target.id));
+            .map(|target| self.node_of(to_dir, locked.of(to_dir), to_name, &target))
+            .transpose()?;
         let mut replaced_state = None;
         if let Some(node) = &replaced {
-            let state = node.dir()?.state.try_lock();
-            match state.filter(|state| state.map.as_ref().is_some_and(|map| map.len() == 0)) {
-                Some(state) => replaced_state = Some(state),
-                None => return Ok(Tried::Blocked(Blocked::Again)),
+            let Some(mut state) = node.dir()?.state.try_lock() else {
+                return Ok(Tried::Blocked(Blocked::Again));
+            };
+            node.ensure_loaded(&self.core, &mut state)?;
+            if let Some(blocked) = must_clear(node, &state)? {
+                return Ok(Tried::Blocked(blocked));
             }
+            replaced_state = Some(state);
         }
         // The target's own backing entry is what the claim replaces.
         if let Some(target) = target.filter(|target| target.published) {
@@ -355,6 +299,7 @@ impl<B: Backing> Store<B> {
             place.away = false;
         }
         self.note_rescue(node);
+        self.note_moved_dir(node);
         if !Arc::ptr_eq(&from.dir, to_dir) {
             // btrfs would otherwise show the entry in both after a power cut, or in none.
             locked.of(to_dir).sync_before(&from.dir, left);
@@ -455,7 +400,7 @@ impl<B: Backing> Store<B> {
         to_dir: &Arc<Node<B>>,
         to_name: &[u8],
     ) -> Result<()> {
-        let mut is_taken = self.exchanges.lock();
+        let mut is_taken = self.exchanges.write();
         if *is_taken {
             return Err(StoreError::Io {
                 what: "exchange names after an exchange that could not be synced",
@@ -548,21 +493,20 @@ impl<B: Backing> Store<B> {
             }
             return Err(error);
         }
+        // Or the next mount would do what was refused here.
+        let refused = |error| super::intent::Intent::clear(core).and(Err(error));
         let rename = |fd: &B::Dir, old: &[u8], fd2: &B::Dir, new: &[u8]| {
             core.backing.rename(fd, old, fd2, new, RenameMode::NoReplace).attempt("exchange names")
         };
-        let first = rename(&from_fd, &names[0].name, &to_fd, &names[1].name);
-        let both = first.and_then(|()| {
-            rename(&to_fd, &names[2].name, &from_fd, &names[3].name).inspect_err(|_| {
-                if let Err(error) = rename(&to_fd, &names[1].name, &from_fd, &names[0].name) {
-                    left_behind("half an exchange", &error);
-                }
-            })
-        });
-        if let Err(error) = both {
-            // Or the next mount would finish what was refused here.
-            super::intent::Intent::clear(core)?;
-            return Err(error);
+        rename(&from_fd, &names[0].name, &to_fd, &names[1].name).or_else(refused)?;
+        if let Err(error) = rename(&to_fd, &names[2].name, &from_fd, &names[3].name) {
+            if let Err(stays) = rename(&to_fd, &names[1].name, &from_fd, &names[0].name) {
+                // The next mount finishes it.
+                left_behind("half an exchange", &stays);
+                *intent_is_taken = true;
+                return Err(error);
+            }
+            return refused(error);
         }
         for (node, spot) in [(a, &a_new), (b, &b_new)] {
             let change = spot.dir.dir()?.names.count();
@@ -617,6 +561,19 @@ impl<B: Backing> Store<B> {
     }
 }
 
+/// What must be done before the empty directory `target` may be replaced. Once it is dead nobody looks into it any more: what
+/// was removed from it must not come back.
+fn must_clear<B: Backing>(
+    target: &Arc<Node<B>>,
+    state: &DirState<B>,
+) -> Result<Option<Blocked<B>>> {
+    let blocked = check_empty(target, state)?;
+    let names = &target.dir()?.names;
+    let unsynced = names.upto() < names.latest();
+    let sync = || Blocked::Sync(Arc::clone(target), names.latest());
+    Ok(blocked.or_else(|| unsynced.then(sync)))
+}
+
 /// Whether every name that leads to `dir` is known to be durable.
 pub(super) fn has_durable_path<B: Backing>(dir: &Arc<Node<B>>) -> bool {
     let mut at = Arc::clone(dir);
@@ -636,7 +593,7 @@ pub(super) fn has_durable_path<B: Backing>(dir: &Arc<Node<B>>) -> bool {
 }
 
 /// Whether a published node can be renamed natively, now.
-fn may_move_now<B: Backing>(node: &Arc<Node<B>>, replaces: bool) -> MoveNow {
+pub(super) fn may_move_now<B: Backing>(node: &Arc<Node<B>>, replaces: bool) -> MoveNow {
     let Ok(body) = node.inode().file() else { return MoveNow::Yes };
     let state = body.state.read();
     match (state.is_dirty(), state.writers > 0) {
@@ -649,7 +606,7 @@ fn may_move_now<B: Backing>(node: &Arc<Node<B>>, replaces: bool) -> MoveNow {
     }
 }
 
-enum MoveNow {
+pub(super) enum MoveNow {
     Yes,
     AfterCommit,
     WithCommit,

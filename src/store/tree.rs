@@ -300,20 +300,6 @@ impl<B: Backing> Store<B> {
         state.touch(self.core.now());
     }
 
-    /// Whether [`Store::unlink`] of this name may have to wait for a scan, a sync or a commit.
-    pub fn unlink_may_wait(&self, dir: &Arc<Node<B>>, name: &[u8]) -> bool {
-        if !self.is_settled(dir) {
-            return true;
-        }
-        let Some(state) = dir.dir().ok().and_then(|body| body.state.try_lock()) else {
-            return true;
-        };
-        let Some(entry) = state.map.as_ref().and_then(|map| map.get(name)) else { return false };
-        // Of a file with other names one must be durable; what is to move here leaves a directory that may not be settled.
-        let is_away = |node: &Arc<Node<B>>| matches!(node.place.lock().home, Home::Tree(_));
-        state.links.contains_key(&entry.id) || state.pending.get(&entry.id).is_some_and(is_away)
-    }
-
     /// Removes a file's name.
     pub fn unlink(&self, dir: &Arc<Node<B>>, name: &[u8]) -> Result<()> {
         self.check_change(name)?;

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::store::RenameFlags;
+use crate::store::commit::Take;
 
 /// A pending file that was renamed over a committed one; removing that one fails for a while.
 #[test]
@@ -235,4 +236,108 @@ fn a_directory_to_sync_first_keeps_its_latest_change() {
     dir.state.lock().sync_before(&d, 10);
     dir.state.lock().sync_before(&d, 7);
     assert_eq!(dir.state.lock().sync_first[0].1, 10);
+}
+
+/// fsync of a file with several names: a directory above them moved, by a way that the file knows nothing of.
+#[test]
+fn fsync_of_a_file_with_several_names_keeps_the_moves_above_them() {
+    let disk = vault();
+    let store = mount(&disk);
+    let root = store.root();
+    let from = store.mkdir(&root, b"p", &NEW).unwrap();
+    let to = store.mkdir(&root, b"q", &NEW).unwrap();
+    let dir = store.mkdir(&from, b"d", &NEW).unwrap();
+    let file = put(&store, &dir, b"a", b"old");
+    store.link(&file, &dir, b"b").unwrap();
+    store.fsync(&file).unwrap();
+    store.fsync_dir(&to).unwrap();
+    store.rename(&from, b"d", &to, b"d", RenameFlags::Replace).unwrap();
+    store.rename(&root, b"q", &root, b"r", RenameFlags::Replace).unwrap();
+    store.write(&file, 0, b"new").unwrap();
+    store.fsync(&file).unwrap();
+    for (rule, disk) in crashes(&disk) {
+        let store = mount(&disk);
+        let moved = store.lookup(&store.root(), b"r").unwrap_or_else(|e| panic!("{rule:?}: {e}"));
+        let dir = store.lookup(&moved, b"d").unwrap_or_else(|e| panic!("{rule:?}: {e}"));
+        for name in [b"a", b"b"] {
+            assert_eq!(get(&store, &dir, name).unwrap(), b"new", "{rule:?}");
+        }
+    }
+    // What became durable in another way is not remembered.
+    assert!(store.moved_dirs.lock().is_empty());
+}
+
+/// As above: the name is in a new directory, and durable there before what leads to it is. Nobody has the file meanwhile.
+#[test]
+fn fsync_of_a_file_with_several_names_keeps_the_making_of_what_is_above_them() {
+    let disk = vault();
+    let store = mount(&disk);
+    let root = store.root();
+    let file = put(&store, &root, b"a", b"old");
+    let new = store.mkdir(&root, b"n", &NEW).unwrap();
+    let dir = store.mkdir(&new, b"d", &NEW).unwrap();
+    store.link(&file, &dir, b"b").unwrap();
+    store.commit(std::slice::from_ref(&file), Take::All).unwrap();
+    dir.sync_names(&store.core, dir.dir().unwrap().names.latest()).unwrap();
+    store.forget_newly_named();
+    drop(file);
+    let file = store.lookup(&root, b"a").unwrap();
+    store.fsync(&file).unwrap();
+    for (rule, disk) in crashes(&disk) {
+        let store = mount(&disk);
+        let new = store.lookup(&store.root(), b"n").unwrap_or_else(|e| panic!("{rule:?}: {e}"));
+        let dir = store.lookup(&new, b"d").unwrap_or_else(|e| panic!("{rule:?}: {e}"));
+        assert_eq!(get(&store, &dir, b"b").unwrap(), b"old", "{rule:?}");
+    }
+}
+
+/// An rmdir that must let something move out of the directory first, or remove what is dead in it, says so.
+#[test]
+fn an_rmdir_that_does_not_wait_syncs_nothing() {
+    let disk = vault();
+    let store = mount(&disk);
+    let root = store.root();
+    let dir = store.mkdir(&root, b"d", &NEW).unwrap();
+    let x = put(&store, &dir, b"x", b"1");
+    store.fsync_dir(&root).unwrap();
+    store.settle_all();
+    store.open_file(&x, true).unwrap();
+    store.write(&x, 0, b"2").unwrap();
+    store.rename(&dir, b"x", &root, b"x", RenameFlags::Replace).unwrap();
+    assert!(store.rmdir_may_wait(&root, b"d"));
+    store.rmdir(&root, b"d").unwrap();
+    // Nor does one that has nothing to wait for.
+    store.mkdir(&root, b"e", &NEW).unwrap();
+    store.fsync_dir(&root).unwrap();
+    store.settle_all();
+    list_all(&store, &root, b"e");
+    let (may_wait, before) = (store.rmdir_may_wait(&root, b"e"), syncs(&disk));
+    store.rmdir(&root, b"e").unwrap();
+    assert_eq!((may_wait, before), (false, syncs(&disk)));
+}
+
+fn list_all(store: &Store<SimDisk>, dir: &TestNode, name: &[u8]) -> usize {
+    names(store, &store.lookup(dir, name).unwrap()).len()
+}
+
+/// The second rename of an exchange fails, and so does taking back the first: the next mount finishes what the intent says.
+#[test]
+fn an_exchange_that_cannot_be_taken_back_is_finished_by_the_next_mount() {
+    let disk = vault();
+    let store = mount(&disk);
+    let root = store.root();
+    put(&store, &root, b"a", b"first");
+    put(&store, &root, b"b", b"second");
+    // The first two renames place the intent and move the first entry.
+    disk.fail_from(3, libc::EIO, |call| call == CallKind::Rename);
+    store.rename(&root, b"a", &root, b"b", RenameFlags::Exchange).unwrap_err();
+    disk.heal();
+    let again = store.rename(&root, b"a", &root, b"b", RenameFlags::Exchange);
+    assert!(again.is_err());
+    drop(root);
+    drop(store);
+    let store = mount(&disk);
+    assert_eq!(names(&store, &store.root()), ["a", "b"]);
+    assert_eq!(get(&store, &store.root(), b"a").unwrap(), b"second");
+    assert_eq!(get(&store, &store.root(), b"b").unwrap(), b"first");
 }
