@@ -10,13 +10,13 @@ use log::{info, warn};
 
 use crate::backing::{At, Backing, FileKind, PublishedFile};
 use crate::format::{
-    EntryId, EntryKind, HEADER_LEN, LayerKey, NameClass, ObjectId, Parent, SIDE_ATTRIBUTE,
+    Entry, EntryId, EntryKind, HEADER_LEN, LayerKey, NameClass, ObjectId, Parent, SIDE_ATTRIBUTE,
     STUB_LEN, SideRef, TAIL_LEN, Tail, classify_name, inode_file_name, is_temp_name,
     layer_file_name, open_entry, open_xattr, parse_inode_name, parse_layer_file_name, xattr_name,
 };
 
 use super::core::{ControlDirs, VaultKeys};
-use super::dir::settle_names;
+use super::dir::{read_sidecar, settle_names};
 use super::error::{Attempt, Result};
 use super::intent::Intent;
 
@@ -76,10 +76,11 @@ pub(crate) fn hunt<B: Backing>(
         layers: layers.iter().map(|(owner, _)| *owner).collect(),
         sides: sides.iter().map(|(owner, _)| *owner).collect(),
     };
-    let Some(kept) = referred(backing, dirs, vault, &owners) else {
+    let kept = Look { backing, dirs, vault, owners, seen: Referred::default() }.at_everything();
+    if kept.is_partial {
         warn!("something in the vault cannot be read: layers that may be orphaned are kept");
-        return Ok(Vec::new());
-    };
+        return Ok(kept.dead);
+    }
     layers.retain(|layer| !kept.layers.contains(layer));
     inodes.retain(|(inode, _)| !kept.inodes.contains(inode));
     sides.retain(|side| !kept.sides.contains(side));
@@ -161,70 +162,88 @@ struct Referred {
     inodes: HashSet<EntryId>,
     /// Names of such files that something else took the place of, after their files.
     dead: Vec<(EntryId, EntryId)>,
+    /// Something could not be read, and may refer to anything.
+    is_partial: bool,
 }
 
-/// The files with several names, and the older layers and side objects that the files of `owners` refer to; `None` if
-/// anything could not be read.
-fn referred<B: Backing>(
-    backing: &B,
-    dirs: &ControlDirs<B>,
-    vault: &VaultKeys,
-    owners: &Owners,
-) -> Option<Referred> {
-    let mut kept = Referred::default();
-    let note_side = |kept: &mut Referred, id: EntryId, dir: &B::Dir, at: At<'_>| {
-        if owners.sides.contains(&id)
-            && let Some(side) = side_of(backing, vault, id, dir, at)?
-        {
-            kept.sides.insert((id, side));
+impl Referred {
+    /// Takes note of what could not be read.
+    fn must<T>(&mut self, read: Option<T>) -> Option<T> {
+        self.is_partial |= read.is_none();
+        read
+    }
+}
+
+/// A look at all entries, for what they refer to of what `owners` have.
+struct Look<'a, B: Backing> {
+    backing: &'a B,
+    dirs: &'a ControlDirs<B>,
+    vault: &'a VaultKeys,
+    owners: Owners,
+    seen: Referred,
+}
+
+impl<B: Backing> Look<'_, B> {
+    fn at_everything(mut self) -> Referred {
+        let mut ahead = vec![Rc::new(Ahead::root())];
+        while let Some(here) = ahead.pop() {
+            let dir = here.open(self.backing);
+            let listing = dir.and_then(|dir| Some((self.backing.list(&dir).ok()?, dir)));
+            let Some((listing, dir)) = self.seen.must(listing) else { continue };
+            let side = self.at_side(here.id, &dir, At::This);
+            self.seen.must(side);
+            let mut entries = Vec::new();
+            for raw in listing {
+                let sealed = match classify_name(&raw.name) {
+                    NameClass::Control | NameClass::Rescue | NameClass::Sidecar => continue,
+                    NameClass::Entry => Some(raw.name.clone()),
+                    NameClass::Long => read_sidecar(self.backing, &dir, &raw.name).ok().flatten(),
+                    NameClass::Foreign => None,
+                };
+                let opened = |sealed: Vec<u8>| open_entry(&self.vault.keys, here.id, &sealed).ok();
+                let Some(entry) = self.seen.must(sealed.and_then(opened)) else { continue };
+                if raw.kind == FileKind::Dir {
+                    ahead.push(Rc::new(Ahead::below(&here, raw.name.clone(), entry.id)));
+                }
+                entries.push((entry, raw.name));
+            }
+            for (entry, name) in &entries {
+                let told = self.at_entry(&dir, entry, name);
+                self.seen.must(told);
+            }
+            let dead = settle_names(&mut entries).replaced.into_iter();
+            self.seen.dead.extend(dead.filter_map(|(entry, _)| Some((entry.inode?, entry.id))));
+        }
+        self.seen
+    }
+
+    /// `None` if it cannot be told what an entry in `dir` refers to.
+    fn at_entry(&mut self, dir: &B::Dir, entry: &Entry, name: &[u8]) -> Option<()> {
+        let (id, place, name) = match entry.inode {
+            Some(inode) if !self.seen.inodes.insert(inode) => return Some(()),
+            Some(inode) => (inode, &self.dirs.inodes, inode_file_name(inode)),
+            None if entry.kind == EntryKind::Dir => return Some(()),
+            None => (entry.id, dir, name.to_vec()),
+        };
+        self.at_side(id, place, At::Name(&name))?;
+        if self.owners.layers.contains(&id) {
+            let file = self.backing.open(place, &name).ok()?;
+            let parents = parents_of(&file, self.vault)?;
+            let layers = parents.iter().map(|parent| (parent.owner, parent.layer));
+            self.seen.layers.extend(layers);
         }
         Some(())
-    };
-    let mut ahead = vec![Rc::new(Ahead::root())];
-    while let Some(here) = ahead.pop() {
-        let dir = here.open(backing)?;
-        note_side(&mut kept, here.id, &dir, At::This)?;
-        let mut entries = Vec::new();
-        for raw in backing.list(&dir).ok()? {
-            let sealed = match classify_name(&raw.name) {
-                NameClass::Control | NameClass::Rescue | NameClass::Sidecar => continue,
-                NameClass::Entry => raw.name.clone(),
-                NameClass::Long => super::dir::read_sidecar(backing, &dir, &raw.name).ok()??,
-                NameClass::Foreign => return None,
-            };
-            let entry = open_entry(&vault.keys, here.id, &sealed).ok()?;
-            if raw.kind == FileKind::Dir {
-                ahead.push(Rc::new(Ahead::below(&here, raw.name.clone(), entry.id)));
-            }
-            entries.push((entry, raw.name));
-        }
-        for (entry, backing_name) in &entries {
-            match entry.inode {
-                Some(inode) if kept.inodes.contains(&inode) => {}
-                Some(inode) => {
-                    let name = inode_file_name(inode);
-                    note_side(&mut kept, inode, &dirs.inodes, At::Name(&name))?;
-                }
-                None if entry.kind == EntryKind::Dir => {}
-                None => note_side(&mut kept, entry.id, &dir, At::Name(backing_name))?,
-            }
-            let file = match entry.inode {
-                Some(inode) if !kept.inodes.insert(inode) => continue,
-                Some(inode) if owners.layers.contains(&inode) => {
-                    backing.open(&dirs.inodes, &inode_file_name(inode)).ok()?
-                }
-                None if owners.layers.contains(&entry.id) => {
-                    backing.open(&dir, backing_name).ok()?
-                }
-                Some(_) | None => continue,
-            };
-            let parents = parents_of(&file, vault)?;
-            kept.layers.extend(parents.iter().map(|parent| (parent.owner, parent.layer)));
-        }
-        let dead = settle_names(&mut entries).replaced.into_iter();
-        kept.dead.extend(dead.filter_map(|(entry, _)| Some((entry.inode?, entry.id))));
     }
-    Some(kept)
+
+    /// `None` if it cannot be told which side object an entry refers to.
+    fn at_side(&mut self, id: EntryId, dir: &B::Dir, at: At<'_>) -> Option<()> {
+        if self.owners.sides.contains(&id)
+            && let Some(side) = side_of(self.backing, self.vault, id, dir, at)?
+        {
+            self.seen.sides.insert((id, side));
+        }
+        Some(())
+    }
 }
 
 /// The side object that an entry refers to: `Some(None)` if none, `None` if that cannot be told.

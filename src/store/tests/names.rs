@@ -440,3 +440,25 @@ fn an_unlink_that_does_not_wait_syncs_nothing() {
     store.close_file(&moving, true);
     assert!(unlink(&root, b"c").0);
 }
+
+/// A name that something else took the place of is not counted after an unclean end, though what is in another directory cannot
+/// be read.
+#[test]
+fn what_cannot_be_read_elsewhere_counts_no_dead_names() {
+    let disk = vault();
+    let store = mount(&disk);
+    let root = store.root();
+    let dir = store.mkdir(&root, b"d", &NEW).unwrap();
+    let file = put(&store, &root, b"a", b"content");
+    store.link(&file, &dir, b"b").unwrap();
+    store.fsync(&file).unwrap();
+    put(&store, &root, b"c", b"other");
+    store.rename(&root, b"c", &dir, b"b", RenameFlags::Replace).unwrap();
+    let disk = disk.crash(&CrashRule::Everything);
+    assert!(disk.plant(b"readme.txt", libc::EIO));
+    let store = mount(&disk);
+    let root = store.root();
+    let file = store.lookup(&root, b"a").unwrap();
+    assert_eq!(nlink(&store, &file), 1);
+    assert_eq!(get(&store, &root, b"a").unwrap(), b"content");
+}
