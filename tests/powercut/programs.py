@@ -1,7 +1,9 @@
 """The programs that can be cut: how each makes, mounts, unmounts and checks a vault."""
 
 import os
+import pathlib
 import subprocess
+import tempfile
 import time
 
 from disks import unmount
@@ -141,6 +143,46 @@ class Gocryptfs(Program):
         return [self.path, "-q", "-fg", "-passfile", self.password, vault, at]
 
 
+class Securefs(Program):
+    """Its format without block numbers and lengths in the clear, and the one that hides names' lengths, too."""
+
+    # `--pass` is a test's password.
+    executable, format_number = "securefs", "4"
+    # Of its own making: no extended attributes, names of up to some 150 bytes.
+    name, spared = "securefs-lite", (*Gocryptfs.spared, "set_xattr", "long_name")
+
+    def __init__(self, work, path=None):
+        super().__init__(work, path or self.executable)
+
+    def init(self, vault):
+        self.run(self.path, "create", "--format", self.format_number, "--pass", "power", "--rounds", "1", vault)
+
+    def mount_command(self, vault, at):
+        return [self.path, "mount", "--pass", "power", "--log", "/dev/null", vault, at]
+
+    def mount(self, vault, at, lies=False):
+        # It refuses to mount after an unclean end until this is removed, as it says.
+        pathlib.Path(vault, ".securefs.lock").unlink(missing_ok=True)
+        super().mount(vault, at, lies)
+
+
+class SecurefsFull(Securefs):
+    name, format_number = "securefs-full", "2"
+
+
+class Encfs(Program):
+    name, spared = "encfs", (*Gocryptfs.spared, "long_name")
+
+    def init(self, vault):
+        # The first mount makes it.
+        with tempfile.TemporaryDirectory() as at:
+            self.mount(vault, at)
+            self.unmount(at)
+
+    def mount_command(self, vault, at):
+        return [self.path, "-f", "--standard", "--stdinpass", vault, at]
+
+
 class Plain(Program):
     """No encryption: the directory itself, bound. It shows what the filesystem under a vault does."""
 
@@ -160,4 +202,4 @@ class Plain(Program):
             subprocess.run(["umount", "-l", at], check=False)
 
 
-PROGRAMS = {program.name: program for program in (Akasha, Gocryptfs, Plain)}
+PROGRAMS = {program.name: program for program in (Akasha, Gocryptfs, Securefs, SecurefsFull, Encfs, Plain)}

@@ -1,6 +1,7 @@
 """One round: a workload on a recorded disk, then cuts of it, each mounted and judged."""
 
 import ctypes
+import errno
 import json
 import os
 import pickle
@@ -353,7 +354,7 @@ class Round:
         try:
             return os.getxattr(file.fileno(), "user.powercut")
         except OSError as error:
-            if error.errno == 61:  # ENODATA
+            if error.errno in (errno.ENODATA, errno.EOPNOTSUPP):
                 return None
             raise
 

@@ -43,6 +43,7 @@ class Writer:
         self.open = {}  # files that stay open: object -> descriptor
         weights, self.names = zip(*(pair for pair in WORKLOADS[workload] if pair[1] not in spared))
         self.weights = weights
+        self.files = [name for name in FILES if name != LONG or "long_name" not in spared]
         self.dirs = {ROOT: f"w{worker}", SHARED: "shared"}
 
     # ---- telling ---------------------------------------------------------------------------
@@ -70,7 +71,7 @@ class Writer:
 
     def a_spot(self, name=None):
         directory = self.a_dir()
-        name = name or self.rng.choice(FILES)
+        name = name or self.rng.choice(self.files)
         return (directory, f"w{self.worker}.{name}" if directory == SHARED else name)
 
     def a_file(self):
