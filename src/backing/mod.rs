@@ -34,7 +34,8 @@ use crate::clock::Timestamp;
 
 pub use os_disk::OsDisk;
 pub use sim_disk::{
-    CallKind, Counters, CrashRule, SimDir, SimDisk, SimFile, SimLock, SimMapping, SimTemp,
+    CallKind, Counters, CrashRule, HardLinks, SimDir, SimDisk, SimFile, SimLock, SimMapping,
+    SimTemp,
 };
 
 /// What kind of thing a name in a directory is.

@@ -20,7 +20,7 @@ use std::time::Duration;
 use log::error;
 use parking_lot::MutexGuard;
 
-use crate::backing::{At, Backing, RenameMode, TempFile};
+use crate::backing::{Backing, RenameMode, TempFile};
 use crate::format::layer_file_name;
 
 use super::Store;
@@ -509,49 +509,6 @@ impl<B: Backing> Store<B> {
         touched.push(Arc::clone(&link.dir));
         drop(touched);
         self.queue.remove_if_done(node);
-    }
-
-    /// Publishes over a top that stays, as the older layer `older`, in one atomic step: the new layer
-    /// takes that name first, and then the two are exchanged.
-    pub(super) fn replace_keeping(
-        &self,
-        finished: &Finished<B>,
-        older: &[u8],
-        fd: &B::Dir,
-        backing: &[u8],
-    ) -> Result<()> {
-        let core = &self.core;
-        let (tmp, layers, temp) = (&core.tmp, &core.layers, finished.layer.name());
-        match core.backing.rename(tmp, temp, layers, older, RenameMode::Replace) {
-            // An earlier try came that far and could not be taken back.
-            Err(error)
-                if error.kind() == std::io::ErrorKind::NotFound
-                    && core.backing.stat(layers, At::Name(older)).is_ok() => {}
-            prepared => prepared.attempt("prepare an exchange")?,
-        }
-        match core.backing.rename(layers, older, fd, backing, RenameMode::Exchange) {
-            Ok(()) => {}
-            Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOSYS)) => {
-                // No exchange here (network filesystems): a second, durable name for the old top, then replace.
-                core.backing
-                    .rename(layers, older, tmp, temp, RenameMode::NoReplace)
-                    .attempt("take an exchange back")?;
-                core.backing.link(fd, backing, layers, older).attempt("keep an older layer")?;
-                core.backing.sync_dir(layers).attempt("sync the layers")?;
-                return core
-                    .backing
-                    .rename(tmp, temp, fd, backing, RenameMode::Replace)
-                    .attempt("publish a version");
-            }
-            Err(error) => {
-                core.backing
-                    .rename(layers, older, tmp, temp, RenameMode::NoReplace)
-                    .attempt("take an exchange back")?;
-                return Err(error).attempt("publish a version");
-            }
-        }
-        self.layer_names.count();
-        Ok(())
     }
 
     /// Attributes may have changed since the layer was completed.

@@ -15,7 +15,7 @@
 //! | `xattr` | extended attributes |
 //! | `special` | links, fifos, sockets, devices: what is made whole |
 //! | `layer`, `snapshot` | committed versions |
-//! | `temp`, `finish`, `commit` | the way of an edit into the tree; `commit` is the protocol |
+//! | `temp`, `finish`, `commit`, `keep` | the way of an edit into the tree; `commit` is the protocol |
 //! | `durable` | names that must survive a cut |
 //! | `reserve` | room for small changes on a full disk |
 //! | `rescue` | copies of what directories' names say, for a repair |
@@ -57,6 +57,7 @@ mod gate;
 mod gone;
 mod gone_names;
 mod intent;
+mod keep;
 mod layer;
 mod lock;
 mod may_wait;

@@ -345,7 +345,7 @@ impl<B: Backing> Store<B> {
             let waiting = names.waiting().iter().filter(is_new).count();
             (waiting, names.has_stub && names.gone.is_none())
         };
-        let links = if has_stub { self.stub_links(node.id()) } else { Ok(1) };
+        let links = if has_stub { self.counted_links(node.id()) } else { Ok(1) };
         let hidden = self.core.hidden_names(node.id());
         Count { waiting, published: links.ok().map(|links| links as usize - 1), hidden }
     }
@@ -367,6 +367,14 @@ impl<B: Backing> Store<B> {
         Ok(())
     }
 
+    /// As [`Store::stub_links`], where that counts the names.
+    fn counted_links(&self, inode: EntryId) -> Result<u32> {
+        match self.stub_links(inode) {
+            Ok(..2) if !self.stub_counts(inode) => Err(StoreError::NotSupported),
+            links => links,
+        }
+    }
+
     /// The native links of a file's stub: one of its own, and one for each name.
     fn stub_links(&self, inode: EntryId) -> Result<u32> {
         let stub = stub_file_name(inode);
@@ -375,9 +383,12 @@ impl<B: Backing> Store<B> {
     }
 
     /// Whether the native link count of a file's stub counts its names: not if the vault was copied without its
-    /// hard links.
+    /// hard links, nor on a filesystem that says 1 of every file (sshfs).
     fn stub_counts(&self, inode: EntryId) -> bool {
         let core = &self.core;
+        if !core.options.read_only && !self.has_native_links().unwrap_or(false) {
+            return false;
+        }
         let read = || -> std::io::Result<bool> {
             let file = core.backing.open(&core.inodes, &stub_file_name(inode))?;
             let stat = file.stat()?;
@@ -397,30 +408,35 @@ impl<B: Backing> Store<B> {
         !found.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
     }
 
-    /// Whether files can have several names in the backing filesystem; tried once.
+    /// Whether files can have several names in the backing filesystem, and it tells at once how many; tried once. sshfs says 1 of
+    /// every file, and others over FUSE say for a second what they said before.
     fn has_native_links(&self) -> Result<bool> {
         if let Some(known) = self.native_links.get() {
             return Ok(*known);
         }
         let (backing, tmp) = (&self.core.backing, &self.core.tmp);
-        let names = [temp_file_name(&*self.core.entropy), temp_file_name(&*self.core.entropy)];
-        drop(backing.create_temp(tmp, &names[0], 0o600).attempt("try hard links")?);
-        let linked = backing.link(tmp, &names[0], tmp, &names[1]);
-        for name in &names[..=usize::from(linked.is_ok())] {
+        let names: [Vec<u8>; 3] = std::array::from_fn(|_| temp_file_name(&*self.core.entropy));
+        let mut made = 0;
+        let mut attempt = || -> std::io::Result<bool> {
+            drop(backing.create_temp(tmp, &names[0], 0o600)?);
+            made = 1;
+            let count = || backing.stat(tmp, At::Name(&names[0])).map(|stat| stat.nlink as usize);
+            let mut is_counted = count()? == made;
+            for name in &names[1..] {
+                match backing.link(tmp, &names[0], tmp, name) {
+                    Err(error) if has_no_links(&error) => return Ok(false),
+                    linked => linked?,
+                }
+                made += 1;
+                is_counted &= count()? == made;
+            }
+            Ok(is_counted)
+        };
+        let tried = attempt();
+        for name in &names[..made] {
             backing.unlink(tmp, name).attempt("try hard links")?;
         }
-        let can = match linked {
-            Ok(()) => true,
-            Err(error)
-                if matches!(
-                    error.raw_os_error(),
-                    Some(libc::EPERM | libc::EOPNOTSUPP | libc::ENOSYS | libc::EMLINK)
-                ) =>
-            {
-                false
-            }
-            Err(error) => return Err(error).attempt("try hard links"),
-        };
+        let can = tried.attempt("try hard links")?;
         Ok(*self.native_links.get_or_init(|| can))
     }
 }
@@ -639,6 +655,12 @@ impl<B: Backing> Store<B> {
         core.remove_sides(inode)?;
         self.remove_layers(inode, None)
     }
+}
+
+/// Whether a refused link(2) says that the filesystem has no hard links.
+pub(super) fn has_no_links(error: &std::io::Error) -> bool {
+    let code = error.raw_os_error();
+    matches!(code, Some(libc::EPERM | libc::EOPNOTSUPP | libc::ENOSYS | libc::EMLINK))
 }
 
 /// The other name of a file that has not left its own place and has two names, both still to appear.

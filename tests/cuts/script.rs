@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use akasha::backing::SimDisk;
+use akasha::backing::{HardLinks, SimDisk};
 use akasha::format::EntryKind;
 use akasha::store::{
     CommitPolicy, NewAttr, Node, RenameFlags, Room, Store, StoreError, StoreOptions,
@@ -50,6 +50,7 @@ pub struct Script {
     pub ops: Vec<Op>,
     pub options: StoreOptions,
     pub has_exchange: bool,
+    pub hard_links: HardLinks,
     /// Whether the disk keeps the order of changes of names.
     pub in_order: bool,
 }
@@ -79,6 +80,7 @@ impl Run {
         let clock = Arc::new(TestClock::default());
         let disk = vault::disk(&clock);
         disk.set_exchange(script.has_exchange);
+        disk.set_hard_links(script.hard_links);
         disk.set_name_order(script.in_order);
         Run {
             disk,

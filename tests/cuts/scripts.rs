@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use akasha::backing::HardLinks;
 use akasha::entropy::{Entropy, SeededEntropy};
 use akasha::store::{CommitPolicy, Room, StoreOptions};
 
@@ -32,6 +33,7 @@ fn script(name: &str, parts: impl IntoIterator<Item = Vec<Op>>) -> Script {
         ops: parts.into_iter().flatten().collect(),
         options: StoreOptions::default(),
         has_exchange: true,
+        hard_links: HardLinks::Counted,
         in_order: false,
     }
 }
@@ -399,7 +401,12 @@ pub fn written() -> Vec<Script> {
     let mut no_exchange = named_in(&all, "mapped");
     no_exchange.name = "mapped without exchange".into();
     no_exchange.has_exchange = false;
+    let mut no_links = named_in(&all, "mapped");
+    no_links.name = "mapped without exchange and links".into();
+    no_links.has_exchange = false;
+    no_links.hard_links = HardLinks::None;
     all.push(no_exchange);
+    all.push(no_links);
     let mut on_close = named_in(&all, "replace");
     on_close.name = "replace on close".into();
     on_close.options.commit = CommitPolicy::OnClose;
@@ -493,6 +500,7 @@ pub fn random(seed: u64, len: usize) -> Script {
             ..StoreOptions::default()
         },
         has_exchange: !seed.is_multiple_of(5),
+        hard_links: if seed.is_multiple_of(15) { HardLinks::None } else { HardLinks::Counted },
         in_order: false,
     }
 }

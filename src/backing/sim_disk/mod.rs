@@ -34,6 +34,7 @@ pub use handles::{SimDir, SimFile, SimLock, SimMapping, SimTemp};
 
 use self::faults::{Answer, Faults};
 use self::pages::{FileBytes, PAGE_LEN};
+pub use self::tree::HardLinks;
 use self::tree::{Body, ROOT, Tree};
 use super::FileKind;
 use crate::clock::{Clock, Timestamp};
@@ -226,6 +227,11 @@ impl SimDisk {
     /// Whether [`RenameMode::Exchange`](crate::backing::RenameMode::Exchange) works; else it is EINVAL, as on many network filesystems.
     pub fn set_exchange(&self, has_exchange: bool) {
         self.shared.state.lock().tree.has_exchange = has_exchange;
+    }
+
+    /// Whether files can have several names, and tell how many.
+    pub fn set_hard_links(&self, hard_links: HardLinks) {
+        self.shared.state.lock().tree.hard_links = hard_links;
     }
 
     /// Whether it is a disk that keeps the order in which names were changed, as ext4 and xfs do

@@ -3,7 +3,7 @@
 use std::io;
 
 use super::log::{Edit, Item};
-use super::tree::{Body, CHANGE_NAMES, Ino, Tree, WRITE, errno};
+use super::tree::{Body, CHANGE_NAMES, HardLinks, Ino, Tree, WRITE, errno};
 use crate::backing::RenameMode;
 use crate::clock::Timestamp;
 
@@ -54,7 +54,7 @@ impl Tree {
     ) -> io::Result<()> {
         let ino = self.lookup(from.0, from.1)?;
         self.check_new_name(to.0, to.1)?;
-        if self.is_dir(ino) {
+        if self.is_dir(ino) || self.hard_links == HardLinks::None {
             return Err(errno(libc::EPERM));
         }
         let inode = self.inode_mut(ino);

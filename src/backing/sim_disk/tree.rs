@@ -80,6 +80,17 @@ pub(super) const READ_WRITE: Access = Access(0o6);
 pub(super) const SEARCH: Access = Access(0o1);
 pub(super) const CHANGE_NAMES: Access = Access(0o3);
 
+/// Names of a file beyond the first one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HardLinks {
+    /// As POSIX says.
+    Counted,
+    /// Each file is said to have one, as on sshfs.
+    Uncounted,
+    /// link(2) is EPERM.
+    None,
+}
+
 #[derive(Clone, Debug)]
 pub(super) struct Tree {
     pub(super) inodes: BTreeMap<Ino, Inode>,
@@ -87,6 +98,7 @@ pub(super) struct Tree {
     pub(super) next_ino: Ino,
     pub(super) is_privileged: bool,
     pub(super) has_exchange: bool,
+    pub(super) hard_links: HardLinks,
     /// See [`crate::backing::Backing::keeps_name_order`].
     pub(super) keeps_name_order: bool,
     /// A lying disk: renames are two independent changes.
@@ -108,6 +120,7 @@ impl Tree {
             next_ino: ROOT,
             is_privileged: true,
             has_exchange: true,
+            hard_links: HardLinks::Counted,
             keeps_name_order: false,
             tears_renames: false,
             xattr_limit: usize::MAX,
@@ -245,7 +258,11 @@ impl Tree {
     pub(super) fn stat(&self, ino: Ino) -> Stat {
         let inode = self.inode(ino);
         let (len, pages, nlink) = match &inode.body {
-            Body::File(bytes) => (bytes.now.len, bytes.pages(), inode.names),
+            Body::File(bytes) => {
+                let is_counted = self.hard_links == HardLinks::Counted;
+                let nlink = if is_counted { inode.names } else { inode.names.min(1) };
+                (bytes.now.len, bytes.pages(), nlink)
+            }
             Body::Dir(names) => {
                 let children = names.now.values().filter(|child| self.is_dir(**child)).count();
                 let nlink = if inode.names == 0 { 0 } else { 2 + children as u32 };

@@ -1,7 +1,7 @@
 //! Files with several names.
 
 use super::*;
-use crate::backing::{At, PublishedFile, RenameMode, TempFile};
+use crate::backing::{At, HardLinks, PublishedFile, RenameMode, TempFile};
 
 fn nlink(store: &Store<SimDisk>, node: &TestNode) -> u32 {
     store.attr(node).unwrap().nlink
@@ -439,6 +439,39 @@ fn an_unlink_that_does_not_wait_syncs_nothing() {
     store.rename(&dir, b"c", &root, b"c", RenameFlags::Replace).unwrap();
     store.close_file(&moving, true);
     assert!(unlink(&root, b"c").0);
+}
+
+/// A filesystem that says of every file that it has one name (sshfs): nothing is concluded from that, and no second name given.
+#[test]
+fn where_names_are_not_counted_none_is_taken_for_the_last() {
+    for read_only in [false, true] {
+        let disk = vault();
+        let store = mount(&disk);
+        let root = store.root();
+        let file = put(&store, &root, b"a", b"content");
+        store.link(&file, &root, b"b").unwrap();
+        store.fsync(&file).unwrap();
+        put(&store, &root, b"c", b"single");
+        store.close().unwrap();
+        drop((file, root, store));
+        disk.set_hard_links(HardLinks::Uncounted);
+        let store = mount_with(&disk, StoreOptions { read_only, ..StoreOptions::default() });
+        let root = store.root();
+        if !read_only {
+            let single = store.lookup(&root, b"c").unwrap();
+            let refused = store.link(&single, &root, b"d").unwrap_err();
+            assert!(matches!(refused, StoreError::NotSupported), "{refused}");
+            assert_eq!(nlink(&store, &store.lookup(&root, b"a").unwrap()), 1);
+            store.unlink(&root, b"a").unwrap();
+            store.settle_all();
+        }
+        assert_eq!(get(&store, &root, b"b").unwrap(), b"content");
+        drop(root);
+        store.close().unwrap();
+        drop(store);
+        let store = mount(&disk);
+        assert_eq!(get(&store, &store.root(), b"b").unwrap(), b"content");
+    }
 }
 
 /// A name that something else took the place of is not counted after an unclean end, though what is in another directory cannot
