@@ -55,7 +55,7 @@ pub(crate) struct Names<B: Backing> {
 struct Count {
     /// To appear at the next commit.
     waiting: usize,
-    /// In backing directories; `None` if the disk does not tell.
+    /// In backing directories; `None` if the stub that counts them is missing.
     published: Option<usize>,
     /// Of the published ones those that the mount does not show.
     hidden: usize,
@@ -63,7 +63,7 @@ struct Count {
 
 impl Count {
     fn shown(&self) -> u32 {
-        // What cannot be counted is taken for one.
+        // Without its stub it is damaged, and taken for one.
         let shown = (self.published.unwrap_or(1) + self.waiting).saturating_sub(self.hidden);
         shown.try_into().unwrap_or(u32::MAX)
     }
@@ -156,7 +156,7 @@ impl<B: Backing> Store<B> {
             if !self.has_native_links()? {
                 return Err(StoreError::NotSupported);
             }
-            match node.has_names().then(|| self.link_count(node)) {
+            match node.has_names().then(|| self.link_count(node)).transpose()? {
                 // Its names are all hidden by others that wait.
                 Some(0) => return Err(StoreError::NotFound),
                 Some(NAMES_MAX..) => {
@@ -325,17 +325,20 @@ impl<B: Backing> Store<B> {
     }
 
     /// The number of names that the mount shows.
-    pub(super) fn link_count(&self, node: &Arc<Node<B>>) -> u32 {
-        self.count_names(node).shown()
+    ///
+    /// # Errors
+    /// If the disk does not tell it now. Nothing may be concluded from that.
+    pub(super) fn link_count(&self, node: &Arc<Node<B>>) -> Result<u32> {
+        Ok(self.count_names(node)?.shown())
     }
 
-    fn count_names(&self, node: &Arc<Node<B>>) -> Count {
+    fn count_names(&self, node: &Arc<Node<B>>) -> Result<Count> {
         let _still = self.core.counting.read();
         let (waiting, has_stub) = {
             let place = node.place.lock();
             let Some(names) = &place.names else {
                 let waiting = usize::from(place.link.is_some());
-                return Count { waiting, published: Some(0), hidden: 0 };
+                return Ok(Count { waiting, published: Some(0), hidden: 0 });
             };
             let is_new = |name: &&Arc<Node<B>>| {
                 let place = name.place.lock();
@@ -344,9 +347,13 @@ impl<B: Backing> Store<B> {
             let waiting = names.waiting().iter().filter(is_new).count();
             (waiting, names.has_stub && names.gone.is_none())
         };
-        let links = if has_stub { self.stub_links(node.id()) } else { Ok(1) };
-        let hidden = self.core.hidden_names(node.id());
-        Count { waiting, published: links.ok().map(|links| links as usize - 1), hidden }
+        let published = match has_stub.then(|| self.stub_links(node.id())) {
+            None => Some(0),
+            Some(Ok(links)) => Some(links as usize - 1),
+            Some(Err(error)) if error.is_missing() => None,
+            Some(Err(error)) => return Err(error),
+        };
+        Ok(Count { waiting, published, hidden: self.core.hidden_names(node.id()) })
     }
 
     /// Removes the backing entry of the file, or of the name of a file, `id`.
@@ -569,7 +576,10 @@ impl<B: Backing> Store<B> {
     pub(super) fn must_keep(&self, state: &DirState<B>, name: EntryId) -> Option<Blocked<B>> {
         let node = self.nodes.get(*state.links.get(&name)?)?;
         let shown = u32::from(!self.core.is_hidden_name(node.id(), name));
-        let count = self.count_names(&node);
+        let count = match self.count_names(&node) {
+            Ok(count) => count,
+            Err(error) => return Some(Blocked::Unknown(error)),
+        };
         if count.shown() <= shown {
             return None;
         }
