@@ -8,6 +8,8 @@
 mod faulty;
 #[path = "cuts/linked.rs"]
 mod linked;
+#[path = "cuts/linked_faults.rs"]
+mod linked_faults;
 #[path = "cuts/oracle.rs"]
 mod oracle;
 #[path = "cuts/script.rs"]
@@ -548,6 +550,114 @@ fn a_failed_call_is_told_or_harmless() {
                         break;
                     }
                 }
+            }
+        }
+    }
+    eprintln!("{tried} faults");
+    let list: Vec<String> = failures.iter().take(40).cloned().collect();
+    assert!(failures.is_empty(), "{} failures, such as:\n{}", failures.len(), list.join("\n"));
+}
+
+/// The operations without which a fault in a script of hard links does no harm, and which it is then.
+fn shrunk_fault(
+    ops: &[linked::Op],
+    in_order: bool,
+    fault: faulty::Fault,
+) -> (Vec<linked::Op>, faulty::Fault) {
+    let (mut ops, mut fault) = (ops.to_vec(), fault);
+    loop {
+        let before = ops.len();
+        for at in (0..before).rev() {
+            let mut fewer = ops.clone();
+            fewer.remove(at);
+            // With fewer operations before it the call has another number.
+            let fails = |nth| {
+                let fault = faulty::Fault { nth, ..fault };
+                let failed = caught(|| linked_faults::run(&fewer, in_order, fault, false)).is_err();
+                failed.then_some(fault)
+            };
+            if let Some(found) = (1..=fault.nth).rev().find_map(fails) {
+                (ops, fault) = (fewer, found);
+            }
+        }
+        if ops.len() == before {
+            return (ops, fault);
+        }
+    }
+}
+
+/// Tries faults in a script of hard links: all of these, or some drawn.
+fn fail_linked(
+    name: &str,
+    ops: &[linked::Op],
+    in_order: bool,
+    count: usize,
+    tried: &mut u64,
+) -> Vec<String> {
+    let counts = match caught(|| linked_faults::counts(ops, in_order)) {
+        Ok(counts) => counts,
+        Err(what) => return vec![format!("AKASHA_SCRIPT='{name}' without a fault: {what}")],
+    };
+    let dice = SeededEntropy::new(number("AKASHA_SEED").unwrap_or(1));
+    let below = |n: usize| (dice.next_u64() >> 8) as usize % n;
+    let wanted = env("AKASHA_FAULT");
+    let mut faults = Vec::new();
+    for (kind, calls) in counts {
+        for nth in 1..=calls {
+            let codes = codes(kind);
+            let drawn = [codes[below(codes.len())]];
+            for code in if wanted.is_some() { codes } else { &drawn[..] } {
+                for stays in [false, true] {
+                    // What a failed rename began cannot be taken back where all renames fail.
+                    if !stays || kind != CallKind::Rename {
+                        faults.push(faulty::Fault { kind, nth, code: *code, stays });
+                    }
+                }
+            }
+        }
+    }
+    while wanted.is_none() && faults.len() > count {
+        faults.swap_remove(below(faults.len()));
+    }
+    let mut failures = Vec::new();
+    for fault in faults {
+        let shown = format!("{fault:?}");
+        if wanted.as_ref().is_some_and(|wanted| *wanted != shown) {
+            continue;
+        }
+        *tried += 1;
+        if let Err(what) = caught(|| linked_faults::run(ops, in_order, fault, wanted.is_some())) {
+            let place = format!("AKASHA_SCRIPT='{name}' AKASHA_ORDER={in_order}");
+            failures.push(format!("{place} AKASHA_FAULT='{shown}': {what}"));
+            if wanted.is_some() {
+                let (ops, fault) = shrunk_fault(ops, in_order, fault);
+                let what = caught(|| linked_faults::run(&ops, in_order, fault, false));
+                failures.push(format!("the least of it, {ops:?} with {fault:?}: {what:?}"));
+            }
+            if is_enough(&failures) {
+                break;
+            }
+        }
+    }
+    failures
+}
+
+/// `AKASHA_CUTS=all` tries every call of every script; `AKASHA_RUNS`, `AKASHA_FIRST` and `AKASHA_OPS` say which random scripts.
+#[test]
+fn a_failed_call_leaves_hard_links_whole() {
+    let (mut failures, mut tried) = (Vec::new(), 0);
+    let wanted = |name: &str| env("AKASHA_SCRIPT").is_none_or(|wanted| wanted == name);
+    let first = number("AKASHA_FIRST").unwrap_or(1);
+    let randoms = (first..first + number("AKASHA_RUNS").unwrap_or(12)).map(|seed| {
+        let ops = linked::random(seed, number("AKASHA_OPS").unwrap_or(25) as usize);
+        (format!("random {seed}"), ops)
+    });
+    let written = linked::written().into_iter().map(|(name, ops)| (name.to_owned(), ops));
+    for (name, ops) in written.chain(randoms) {
+        if wanted(&name) && !is_enough(&failures) {
+            for in_order in orders() {
+                let count = if all_is_wanted() { usize::MAX } else { 3 };
+                failures.extend(fail_linked(&name, &ops, in_order, count, &mut tried));
             }
         }
     }

@@ -308,6 +308,7 @@ impl<B: Backing> Store<B> {
                 Tried::Blocked(Blocked::Path(dir)) => self.sync_path(&dir)?,
                 Tried::Blocked(Blocked::Layers) => self.sync_layer_names()?,
                 Tried::Blocked(Blocked::Again) => {}
+                Tried::Blocked(Blocked::Unknown(error)) => return Err(error),
             }
         }
         Err(StoreError::Io {

@@ -413,7 +413,11 @@ impl<B: Backing> Store<B> {
         };
         let allocated = node.allocated(&self.core);
         let unlinked = node.place.lock().is_nameless();
-        let nlink = self.link_count(node);
+        let nlink = self.link_count(node).unwrap_or_else(|_| {
+            // It can be looked at and removed, and the kernel asks again.
+            self.invalid.lock().insert(node.id());
+            1
+        });
         if let Some(attr) = pending {
             let size = size.unwrap_or(0);
             let (mtime, ctime) = edited.unwrap_or((attr.mtime, attr.ctime));

@@ -56,7 +56,7 @@ pub(crate) struct Names<B: Backing> {
 struct Count {
     /// To appear at the next commit.
     waiting: usize,
-    /// In backing directories; `None` if the disk does not tell.
+    /// In backing directories; `None` if the stub that counts them is missing, or does not count.
     published: Option<usize>,
     /// Of the published ones those that the mount does not show.
     hidden: usize,
@@ -157,7 +157,7 @@ impl<B: Backing> Store<B> {
             if !self.has_native_links()? {
                 return Err(StoreError::NotSupported);
             }
-            match node.has_names().then(|| self.link_count(node)) {
+            match node.has_names().then(|| self.link_count(node)).transpose()? {
                 // Its names are all hidden by others that wait.
                 Some(0) => return Err(StoreError::NotFound),
                 Some(NAMES_MAX..) => {
@@ -326,17 +326,20 @@ impl<B: Backing> Store<B> {
     }
 
     /// The number of names that the mount shows.
-    pub(super) fn link_count(&self, node: &Arc<Node<B>>) -> u32 {
-        self.count_names(node).shown()
+    ///
+    /// # Errors
+    /// If the disk does not tell it now. Nothing may be concluded from that.
+    pub(super) fn link_count(&self, node: &Arc<Node<B>>) -> Result<u32> {
+        Ok(self.count_names(node)?.shown())
     }
 
-    fn count_names(&self, node: &Arc<Node<B>>) -> Count {
+    fn count_names(&self, node: &Arc<Node<B>>) -> Result<Count> {
         let _still = self.core.counting.read();
         let (waiting, has_stub) = {
             let place = node.place.lock();
             let Some(names) = &place.names else {
                 let waiting = usize::from(place.link.is_some());
-                return Count { waiting, published: Some(0), hidden: 0 };
+                return Ok(Count { waiting, published: Some(0), hidden: 0 });
             };
             let is_new = |name: &&Arc<Node<B>>| {
                 let place = name.place.lock();
@@ -345,9 +348,13 @@ impl<B: Backing> Store<B> {
             let waiting = names.waiting().iter().filter(is_new).count();
             (waiting, names.has_stub && names.gone.is_none())
         };
-        let links = if has_stub { self.counted_links(node.id()) } else { Ok(1) };
-        let hidden = self.core.hidden_names(node.id());
-        Count { waiting, published: links.ok().map(|links| links as usize - 1), hidden }
+        let published = match has_stub.then(|| self.counted_links(node.id())) {
+            None => Some(0),
+            Some(Ok(links)) => links.map(|links| links as usize - 1),
+            Some(Err(error)) if error.is_missing() => None,
+            Some(Err(error)) => return Err(error),
+        };
+        Ok(Count { waiting, published, hidden: self.core.hidden_names(node.id()) })
     }
 
     /// Removes the backing entry of the file, or of the name of a file, `id`.
@@ -367,12 +374,11 @@ impl<B: Backing> Store<B> {
         Ok(())
     }
 
-    /// As [`Store::stub_links`], where that counts the names.
-    fn counted_links(&self, inode: EntryId) -> Result<u32> {
-        match self.stub_links(inode) {
-            Ok(..2) if !self.stub_counts(inode) => Err(StoreError::NotSupported),
-            links => links,
-        }
+    /// As [`Store::stub_links`]; `None` where that does not count the names.
+    fn counted_links(&self, inode: EntryId) -> Result<Option<u32>> {
+        let links = self.stub_links(inode)?;
+        let is_counted = links > 1 || self.stub_counts(inode)?;
+        Ok(is_counted.then_some(links))
     }
 
     /// The native links of a file's stub: one of its own, and one for each name.
@@ -384,10 +390,10 @@ impl<B: Backing> Store<B> {
 
     /// Whether the native link count of a file's stub counts its names: not if the vault was copied without its
     /// hard links, nor on a filesystem that says 1 of every file (sshfs).
-    fn stub_counts(&self, inode: EntryId) -> bool {
+    fn stub_counts(&self, inode: EntryId) -> Result<bool> {
         let core = &self.core;
-        if !core.options.read_only && !self.has_native_links().unwrap_or(false) {
-            return false;
+        if !core.options.read_only && !self.has_native_links()? {
+            return Ok(false);
         }
         let read = || -> std::io::Result<bool> {
             let file = core.backing.open(&core.inodes, &stub_file_name(inode))?;
@@ -399,7 +405,7 @@ impl<B: Backing> Store<B> {
             let stub = open_stub(&core.keys, core.cipher, core.geometry, &bytes).ok();
             Ok(stub == Some(Stub { inode, native: stat.ino }))
         };
-        read().unwrap_or(false)
+        read().attempt("read what counts the names of a file")
     }
 
     /// Whether `.akasha/inodes` may have a file of this id: what cannot be looked at may be there.
@@ -586,7 +592,10 @@ impl<B: Backing> Store<B> {
     pub(super) fn must_keep(&self, state: &DirState<B>, name: EntryId) -> Option<Blocked<B>> {
         let node = self.nodes.get(*state.links.get(&name)?)?;
         let shown = u32::from(!self.core.is_hidden_name(node.id(), name));
-        let count = self.count_names(&node);
+        let count = match self.count_names(&node) {
+            Ok(count) => count,
+            Err(error) => return Some(Blocked::Unknown(error)),
+        };
         if count.shown() <= shown {
             return None;
         }
@@ -624,7 +633,7 @@ impl<B: Backing> Store<B> {
             return;
         }
         self.gone_names.hand_over(inode, dir, state);
-        if !self.stub_counts(inode) {
+        if !self.stub_counts(inode).unwrap_or(false) {
             // Other names may be copies. The end of the mount looks at all of them.
             log::warn!("entry {:016x}: its names cannot be counted; it is kept", inode.get());
             self.core.note_orphans();

@@ -120,7 +120,8 @@ impl<B: Backing> Store<B> {
         // While a name of a file waits, one that is published is shown: hidden behind names that wait themselves, they would wait
         // for each other.
         if let Some(target) = target.filter(|target| target.published)
-            && let Some(blocked @ Blocked::Commit(_)) = self.must_keep(locked.of(to_dir), target.id)
+            && let Some(blocked @ (Blocked::Commit(_) | Blocked::Unknown(_))) =
+                self.must_keep(locked.of(to_dir), target.id)
         {
             return Ok(Tried::Blocked(blocked));
         }

@@ -23,6 +23,7 @@ mod rescue;
 mod sides;
 mod space;
 mod special;
+mod threads;
 mod times;
 mod xattrs;
 

@@ -38,6 +38,8 @@ pub(super) enum Blocked<B: Backing> {
     Layers,
     /// Something moved meanwhile.
     Again,
+    /// Whether it would lose something cannot be found out now.
+    Unknown(StoreError),
 }
 
 pub(super) enum Tried<B: Backing, T> {
@@ -720,6 +722,7 @@ impl<B: Backing> Store<B> {
                 Tried::Blocked(Blocked::Again) => {
                     std::thread::sleep(std::time::Duration::from_micros(200));
                 }
+                Tried::Blocked(Blocked::Unknown(error)) => return Err(error),
             }
         }
         Err(StoreError::Io {

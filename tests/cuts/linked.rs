@@ -21,9 +21,9 @@ const NEW: NewAttr = NewAttr { mode: 0o644, uid: 0, gid: 0 };
 const PATHS: [&str; 7] = ["a", "b", "d/a", "d/b", "e/a", "e/b", "e/c"];
 const DIRS: [&str; 3] = ["", "d", "e"];
 
-type Path = &'static str;
+pub(super) type Path = &'static str;
 type Tree = Arc<Node<SimDisk>>;
-type Names = BTreeMap<Path, usize>;
+pub(super) type Names = BTreeMap<Path, usize>;
 
 #[derive(Clone, Debug)]
 pub enum Op {
@@ -47,43 +47,45 @@ pub enum Op {
     Kill,
 }
 
-struct File {
-    id: Option<u64>,
-    contents: Vec<Vec<u8>>,
-    floor: usize,
+#[derive(Clone)]
+pub(super) struct File {
+    pub id: Option<u64>,
+    pub contents: Vec<Vec<u8>>,
+    pub floor: usize,
     /// The state after which it was durable.
-    promised: Option<usize>,
+    pub promised: Option<usize>,
     /// Who took its last name.
     taken_by: Option<usize>,
 }
 
 /// What was done, and what of it is promised.
+#[derive(Clone)]
 pub struct Oracle {
-    files: Vec<File>,
+    pub(super) files: Vec<File>,
     states: Vec<Names>,
     floors: BTreeMap<Path, usize>,
 }
 
 /// What a mount shows of one name.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Seen {
-    id: u64,
+pub(super) struct Seen {
+    pub id: u64,
     nlink: u32,
-    content: Vec<u8>,
+    pub content: Vec<u8>,
 }
 
-type View = BTreeMap<Path, Seen>;
+pub(super) type View = BTreeMap<Path, Seen>;
 
 impl Oracle {
     fn new() -> Self {
         Oracle { files: Vec::new(), states: vec![Names::new()], floors: BTreeMap::new() }
     }
 
-    fn now(&self) -> &Names {
+    pub(super) fn now(&self) -> &Names {
         self.states.last().expect("there is one from the start")
     }
 
-    fn becomes(&mut self, change: impl FnOnce(&mut Names)) {
+    pub(super) fn becomes(&mut self, change: impl FnOnce(&mut Names)) {
         let mut next = self.now().clone();
         change(&mut next);
         for (path, file) in self.now().clone() {
@@ -127,7 +129,7 @@ impl Oracle {
     }
 
     /// Whether `view` is what may be found. A filesystem may keep both names of a file that was moved (`doubles`).
-    fn check(&self, view: &View, doubles: bool) -> Result<(), String> {
+    pub(super) fn check(&self, view: &View, doubles: bool) -> Result<(), String> {
         let mut counts: BTreeMap<u64, (u32, &Seen)> = BTreeMap::new();
         for (path, seen) in view {
             let floor = self.floors.get(path).copied().unwrap_or(0);
@@ -177,19 +179,19 @@ pub struct Run {
     pub disk: SimDisk,
     pub clock: Arc<TestClock>,
     pub oracle: Oracle,
-    store: Option<Arc<Store<SimDisk>>>,
+    pub(super) store: Option<Arc<Store<SimDisk>>>,
     mounts: u64,
     serial: u8,
     /// Prints every operation: for a replay.
     pub talks: bool,
 }
 
-fn split(path: Path) -> (Path, &'static [u8]) {
+pub(super) fn split(path: Path) -> (Path, &'static [u8]) {
     let (dir, name) = path.rsplit_once('/').unwrap_or(("", path));
     (dir, name.as_bytes())
 }
 
-fn dir_of(store: &Arc<Store<SimDisk>>, dir: &str) -> Result<Tree, StoreError> {
+pub(super) fn dir_of(store: &Arc<Store<SimDisk>>, dir: &str) -> Result<Tree, StoreError> {
     let root = store.root();
     if dir.is_empty() { Ok(root) } else { store.lookup(&root, dir.as_bytes()) }
 }
@@ -213,14 +215,14 @@ impl Run {
         run
     }
 
-    fn mount(&mut self) -> Result<(), StoreError> {
+    pub(super) fn mount(&mut self) -> Result<(), StoreError> {
         self.mounts += 1;
         self.store =
             Some(vault::mount(&self.disk, &self.clock, self.mounts << 32, &<_>::default())?);
         Ok(())
     }
 
-    fn store(&self) -> Arc<Store<SimDisk>> {
+    pub(super) fn store(&self) -> Arc<Store<SimDisk>> {
         Arc::clone(self.store.as_ref().expect("mounted"))
     }
 
@@ -247,7 +249,7 @@ impl Run {
         Ok(())
     }
 
-    fn apply(&mut self, op: &Op) -> Result<(), StoreError> {
+    pub(super) fn apply(&mut self, op: &Op) -> Result<(), StoreError> {
         let store = self.store();
         let place = |path: Path| {
             let (dir, name) = split(path);
@@ -350,6 +352,7 @@ impl Run {
                 let end = (at + 10).min(next.len());
                 next[at..end].fill(serial);
                 f.contents.push(next.clone());
+                let ((dir, name), (to_dir, to_name)) = (place(from)?, place(to)?);
                 let open = node(from)?;
                 store.open_file(&open, true)?;
                 let mut done = store.write(&open, at as u64, &next[at..end]).map(drop);
@@ -360,7 +363,6 @@ impl Run {
                             names.insert(to, file);
                         });
                     }
-                    let ((dir, name), (to_dir, to_name)) = (place(from)?, place(to)?);
                     done = store.rename(&dir, name, &to_dir, to_name, RenameFlags::Replace);
                 }
                 let done = done.and_then(|()| store.flush(&open));
@@ -442,7 +444,7 @@ impl Run {
     }
 }
 
-fn view(store: &Arc<Store<SimDisk>>) -> Result<View, String> {
+pub(super) fn view(store: &Arc<Store<SimDisk>>) -> Result<View, String> {
     let mut view = View::new();
     let mut held = Vec::new();
     let mut seen = 0;

@@ -151,3 +151,85 @@ fn an_exchange_whose_steps_fail_is_done_once_or_not_at_all() {
         }
     }
 }
+
+/// A stat that failed said that a file had lost its other names: one that waited could be moved over the last that was shown, and
+/// waited for itself ever after; one could go before another was durable.
+#[test]
+fn a_failed_count_of_names_holds_a_name_back() {
+    for nth in 1..12 {
+        let disk = vault();
+        let store = mount(&disk);
+        let root = store.root();
+        let f = put(&store, &root, b"a", b"linked");
+        store.link(&f, &root, b"b").unwrap();
+        store.fsync(&f).unwrap();
+        let fresh = |name: &[u8]| {
+            let node = store.create(&root, name, &NEW).unwrap();
+            store.write(&node, 0, b"new").unwrap();
+            store.close_file(&node, true);
+        };
+        fresh(b"x");
+        store.rename(&root, b"x", &root, b"b", RenameFlags::Replace).unwrap();
+        store.link(&f, &root, b"c").unwrap();
+        fresh(b"y");
+        disk.fail(nth, libc::EIO, |call| call == CallKind::Stat);
+        let renamed = store.rename(&root, b"y", &root, b"a", RenameFlags::Replace);
+        disk.heal();
+        if renamed.is_err() {
+            store.rename(&root, b"y", &root, b"a", RenameFlags::Replace).unwrap();
+        }
+        store.rename(&root, b"c", &root, b"b", RenameFlags::Replace).unwrap();
+        let synced = store.fsync(&f);
+        assert!(synced.is_ok(), "stat {nth}: rename said {renamed:?}, fsync {synced:?}");
+        store.close().unwrap();
+    }
+}
+
+#[test]
+fn no_name_goes_before_another_is_durable_though_a_count_fails() {
+    for nth in 1..16 {
+        let disk = vault();
+        let store = mount(&disk);
+        let root = store.root();
+        let dir = store.mkdir(&root, b"d", &NEW).unwrap();
+        let f = put(&store, &root, b"a", b"linked");
+        store.fsync_dir(&root).unwrap();
+        store.link(&f, &dir, b"b").unwrap();
+        let node = store.create(&root, b"x", &NEW).unwrap();
+        store.close_file(&node, true);
+        drop(node);
+        disk.fail(nth, libc::EIO, |call| call == CallKind::Stat);
+        let renamed = store.rename(&root, b"x", &root, b"a", RenameFlags::Replace);
+        let removed = store.unlink(&root, b"a");
+        let synced = store.fsync_dir(&root);
+        disk.heal();
+        for (rule, after) in crashes(&disk) {
+            let store = mount(&after);
+            let root = store.root();
+            let dir = store.lookup(&root, b"d").unwrap();
+            let found = [get(&store, &root, b"a"), get(&store, &dir, b"b")];
+            let is_there = found.iter().flatten().any(|content| content == b"linked");
+            assert!(is_there, "stat {nth}, {rule:?}: {renamed:?}, {removed:?}, {synced:?}");
+        }
+    }
+}
+
+#[test]
+fn names_that_the_disk_did_not_count_are_counted_again() {
+    let disk = vault();
+    let store = mount(&disk);
+    let root = store.root();
+    let f = put(&store, &root, b"a", b"linked");
+    store.link(&f, &root, b"b").unwrap();
+    store.fsync(&f).unwrap();
+    for nth in 1..3 {
+        disk.fail(nth, libc::EIO, |call| call == CallKind::Stat);
+        // It can be looked at and removed, and the kernel does not keep what it was told.
+        let told = store.attr(&f);
+        disk.heal();
+        let is_kept = store.take_invalid().is_empty();
+        assert!(told.is_err() || told.is_ok_and(|attr| attr.nlink == 2) || !is_kept, "stat {nth}");
+        assert_eq!(store.attr(&f).unwrap().nlink, 2);
+        assert_eq!(store.take_invalid(), []);
+    }
+}
