@@ -70,8 +70,11 @@ children=() # what runs in the background, each the leader of its own process gr
 
 # Starts a command that a signal to this script ends, with everything it started. The caller has
 # switched job control on (set -m), which is what makes the groups.
-start() { # start LOG COMMAND...
-    ("${@:2}") >"$1" 2>&1 &
+start() { # start LOG COMMAND...; LOG may be -, where everything goes
+    (
+        if [ "$1" != - ]; then exec >"$1" 2>&1; fi
+        "${@:2}"
+    ) &
     children+=("$!")
 }
 
