@@ -82,6 +82,9 @@ impl<B: Backing> Store<B> {
                 }
                 return Ok(());
             }
+            for node in &waiting {
+                self.await_removal(node)?;
+            }
             waiting.sort_by_key(|node| node.id());
             waiting.dedup_by_key(|node| node.id());
             // Whoever is in the way of one of these is committed along with them in the next round.
@@ -101,6 +104,25 @@ impl<B: Backing> Store<B> {
             what: "commit files that keep changing places",
             source: std::io::Error::from_raw_os_error(libc::EAGAIN),
         })
+    }
+
+    /// Waits for whoever is just removing the name of a node that was to move, or one of its names, to say that it is gone, or is
+    /// not: until then there is nothing to publish, and it waits all the same.
+    fn await_removal(&self, node: &Arc<Node<B>>) -> Result<()> {
+        let mut names = node.with_names(|names| names.waiting()).unwrap_or_default();
+        names.push(Arc::clone(node));
+        for name in names {
+            let dir = {
+                let place = name.place.lock();
+                match &place.home {
+                    Home::Tree(spot) if place.away && place.link.is_none() => Arc::clone(&spot.dir),
+                    _ => continue,
+                }
+            };
+            // It is done under the lock of the directory where the entry is.
+            drop(self.lock_dir(&dir)?);
+        }
+        Ok(())
     }
 
     /// One round. Returns the nodes that hold a name which one of `nodes` wants.
@@ -764,12 +786,18 @@ impl<B: Backing> Store<B> {
             }
         }
         let place = node.place.lock();
-        let named = place.names.as_ref().is_some_and(|names| !names.waiting.is_empty());
+        let is_going =
+            |name: &Arc<Node<B>>| matches!(name.place.lock().home, Home::Gone | Home::Ghost(_));
+        let named = place
+            .names
+            .as_ref()
+            .is_some_and(|names| names.waiting().iter().any(|name| !is_going(name)));
         // Names wait until there is something to name. What somebody is removing just now, and is about to say so, waits for
         // nothing.
         match place.home {
             Home::Gone => false,
             Home::Pending => place.away,
+            Home::Ghost(_) => named,
             _ => place.away || named,
         }
     }

@@ -110,6 +110,20 @@ impl<B: Backing> Node<B> {
         });
     }
 
+    /// It is one of several names and has appeared, or moved. Whoever renamed it since has it wait again: `away` is set before
+    /// the name is noted.
+    pub(super) fn has_appeared(self: &Arc<Self>) {
+        self.inode().with_names(|names| {
+            let waits = {
+                let place = self.place.lock();
+                place.away || matches!(place.home, Home::Pending)
+            };
+            if !waits {
+                names.waits_no_more(self);
+            }
+        });
+    }
+
     /// It is one of several names and does not wait any more, or is none of them.
     pub(super) fn waits_no_more(self: &Arc<Self>) {
         self.inode().with_names(|names| names.waits_no_more(self));

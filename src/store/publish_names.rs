@@ -250,8 +250,9 @@ impl<B: Backing> Store<B> {
             self.doom(&self.root, &mut state, change, b"", Doom::Layers(node.id(), dropped));
         }
         {
+            let waits = node.with_names(|names| !names.waiting.is_empty()) == Some(true);
             let mut state = node.file()?.state.write();
-            if state.open.is_none() {
+            if state.open.is_none() && !waits {
                 state.eligible_since = None;
             }
         }
@@ -293,7 +294,7 @@ impl<B: Backing> Store<B> {
             }
             _ => {}
         }
-        node.with_names(|names| names.waits_no_more(name));
+        name.has_appeared();
         Ok(Tried::Done(()))
     }
 
