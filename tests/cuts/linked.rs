@@ -95,6 +95,10 @@ impl Oracle {
                 self.files[file].taken_by = Some(*other);
             }
         }
+        // What a mount after a failure shows again was not taken, or two could be each other's takers.
+        for file in next.values() {
+            self.files[*file].taken_by = None;
+        }
         self.states.push(next);
     }
 
