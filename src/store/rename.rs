@@ -560,7 +560,21 @@ impl<B: Backing> Store<B> {
                 }
             })
         });
+        let sync_both = |intent_is_taken: &mut bool| -> Result<()> {
+            for (dir, fd) in [(&from.dir, &from_fd), (&to.dir, &to_fd)] {
+                let synced = core.backing.sync_dir(fd).attempt("sync a directory");
+                if let Err(error) = synced {
+                    dir.names_failed();
+                    // The next mount finishes what a cut may leave of it.
+                    *intent_is_taken = true;
+                    return Err(error);
+                }
+            }
+            Ok(())
+        };
         if let Err(error) = both {
+            // A cut could keep the first rename and lose the way back, and nobody would know what two of one name are.
+            sync_both(intent_is_taken)?;
             // Or the next mount would finish what was refused here.
             super::intent::Intent::clear(core)?;
             return Err(error);
@@ -593,15 +607,7 @@ impl<B: Backing> Store<B> {
             locked.of(&new.dir).map_mut().insert(&new.name, entry);
             self.changed_names(locked.of(&new.dir));
         }
-        for (dir, fd) in [(&from.dir, &from_fd), (&to.dir, &to_fd)] {
-            let synced = core.backing.sync_dir(fd).attempt("sync a directory");
-            if let Err(error) = synced {
-                dir.names_failed();
-                // The next mount finishes what a cut may leave of it.
-                *intent_is_taken = true;
-                return Err(error);
-            }
-        }
+        sync_both(intent_is_taken)?;
         super::intent::Intent::clear(core)
     }
 
