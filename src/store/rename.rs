@@ -499,6 +499,18 @@ impl<B: Backing> Store<B> {
         let rename = |fd: &B::Dir, old: &[u8], fd2: &B::Dir, new: &[u8]| {
             core.backing.rename(fd, old, fd2, new, RenameMode::NoReplace).attempt("exchange names")
         };
+        let sync_both = |intent_is_taken: &mut bool| -> Result<()> {
+            for (dir, fd) in [(&from.dir, &from_fd), (&to.dir, &to_fd)] {
+                let synced = core.backing.sync_dir(fd).attempt("sync a directory");
+                if let Err(error) = synced {
+                    dir.names_failed();
+                    // The next mount finishes what a cut may leave of it.
+                    *intent_is_taken = true;
+                    return Err(error);
+                }
+            }
+            Ok(())
+        };
         rename(&from_fd, &names[0].name, &to_fd, &names[1].name).or_else(refused)?;
         if let Err(error) = rename(&to_fd, &names[2].name, &from_fd, &names[3].name) {
             if let Err(stays) = rename(&to_fd, &names[1].name, &from_fd, &names[0].name) {
@@ -507,6 +519,8 @@ impl<B: Backing> Store<B> {
                 *intent_is_taken = true;
                 return Err(error);
             }
+            // A cut could keep the first rename and lose the way back, and nobody would know what two of one name are.
+            sync_both(intent_is_taken)?;
             return refused(error);
         }
         for (node, spot) in [(a, &a_new), (b, &b_new)] {
@@ -537,15 +551,7 @@ impl<B: Backing> Store<B> {
             locked.of(&new.dir).map_mut().insert(&new.name, entry);
             self.changed_names(locked.of(&new.dir));
         }
-        for (dir, fd) in [(&from.dir, &from_fd), (&to.dir, &to_fd)] {
-            let synced = core.backing.sync_dir(fd).attempt("sync a directory");
-            if let Err(error) = synced {
-                dir.names_failed();
-                // The next mount finishes what a cut may leave of it.
-                *intent_is_taken = true;
-                return Err(error);
-            }
-        }
+        sync_both(intent_is_taken)?;
         super::intent::Intent::clear(core)
     }
 

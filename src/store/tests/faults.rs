@@ -152,6 +152,30 @@ fn an_exchange_whose_steps_fail_is_done_once_or_not_at_all() {
     }
 }
 
+/// The way back of an exchange was not durable when its intent was gone: a cut left two entries of one name.
+#[test]
+fn an_exchange_that_goes_back_leaves_no_conflict() {
+    for (nth, code) in (1..=3).flat_map(|nth| [(nth, libc::EIO), (nth, libc::ENOSPC)]) {
+        let disk = vault();
+        let store = mount(&disk);
+        let root = store.root();
+        let dir = store.mkdir(&root, b"d", &NEW).unwrap();
+        put(&store, &root, b"a", b"was a");
+        put(&store, &dir, b"b", b"was b");
+        disk.fail(nth, code, |call| call == CallKind::Rename);
+        let done = store.rename(&root, b"a", &dir, b"b", RenameFlags::Exchange);
+        disk.heal();
+        for (rule, after) in crashes(&disk) {
+            let store = mount(&after);
+            let root = store.root();
+            let dir = store.lookup(&root, b"d").unwrap();
+            let found = (names(&store, &root), names(&store, &dir));
+            let about = format!("rename {nth} fails with {code}: {done:?}, {rule:?}");
+            assert_eq!(found, (vec!["a".into(), "d".into()], vec!["b".into()]), "{about}");
+        }
+    }
+}
+
 /// A stat that failed said that a file had lost its other names: one that waited could be moved over the last that was shown, and
 /// waited for itself ever after; one could go before another was durable.
 #[test]
