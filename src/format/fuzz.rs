@@ -13,7 +13,7 @@ use super::entry::{encode_entry, parse_entry};
 use super::geometry::{Geometry, HEADER_LEN, LengthClass, SLOTS_MAX, TAIL_LEN};
 use super::ids::{EntryId, ObjectId};
 use super::layer::{KIND_LAYER, KIND_STUB, LayerKey, TAIL_PLAIN_LEN, Tail, header};
-use super::map::{LayerMap, array, u32_at, u64_at};
+use super::map::{LayerMap, u32_at, u64_at};
 use super::rescue::{self, RESCUE_LEN, open_rescue};
 use super::stub::{STUB_LEN, open_stub};
 use super::xattr::{encode_records, parse_records, seal_side};
@@ -383,6 +383,7 @@ pub fn run_briefly(name: &str, target: Target, mut inputs: Vec<Vec<u8>>, count: 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::map::array;
 
     #[test]
     fn no_bytes_break_what_the_parsers_promise() {
