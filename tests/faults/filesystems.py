@@ -12,6 +12,7 @@ import os
 import pathlib
 import signal
 import sys
+import tempfile
 
 from common import Place, Vault, file_with, noise, run
 
@@ -46,8 +47,7 @@ def tmpfs(place, kind):
 
 def below(place, *names):
     """Directories of the machine's own disk, without a space in their path: options are made of it."""
-    top = pathlib.Path(place.plain)
-    made = [top / name for name in names]
+    made = [place.plain / name for name in names]
     for path in made:
         path.mkdir()
     return made
@@ -66,10 +66,9 @@ def bindfs(place, kind):
 
 def sshfs(place, kind):
     (under,) = below(place, "remote")
-    server = place.dir.parent / f"{place.plain.name}-sftp"
+    server = place.plain / "sftp"
     server.write_text("#!/bin/sh\nexec /usr/lib/openssh/sftp-server\n", encoding="utf-8")
     server.chmod(0o700)
-    place.ends.append(server.unlink)
     options = f"ssh_command={server}" + (",disable_hardlink" if "without" in kind else "")
     return mounted(place, kind, "sshfs", "-o", options, f"nowhere:{under}")
 
@@ -207,8 +206,7 @@ class Work:
 
 def check(akasha, kind):
     with Place(akasha) as place:
-        place.plain = pathlib.Path(str(place.dir).replace(" ", "-"))
-        place.plain.mkdir()
+        place.plain = pathlib.Path(tempfile.mkdtemp(prefix="akasha-faults-", dir="/var/tmp"))
         place.ends.append(lambda: run("rm", "-rf", "--one-file-system", place.plain))
         under = FILESYSTEMS[kind](place, kind)
         told = offers(under)
