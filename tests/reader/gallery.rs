@@ -62,13 +62,23 @@ struct Builder<'a> {
     geometry: Geometry,
     entropy: SeededEntropy,
     tree: &'a mut Tree,
+    past: Past,
 }
 
 /// Writes a vault into the new directory `vault`; what it must show.
 pub fn build(vault: &Path, cipher: Cipher, block_log2: u8, seed: u64) -> Tree {
+    build_with_past(vault, cipher, block_log2, seed).0
+}
+
+/// What its files show where an older layer of theirs is in the place of the newest.
+pub type Past = Vec<(Vec<u8>, Shown)>;
+
+fn build_with_past(vault: &Path, cipher: Cipher, block_log2: u8, seed: u64) -> (Tree, Past) {
     let mut tree = Tree::new();
-    begin(vault, cipher, block_log2, seed, &mut tree).fill();
-    tree
+    let mut builder = begin(vault, cipher, block_log2, seed, &mut tree);
+    builder.fill();
+    let past = builder.past;
+    (tree, past)
 }
 
 /// Writes an empty vault into the new directory `vault`.
@@ -90,7 +100,7 @@ fn begin<'a>(
     }
     fs::write(vault.join(".akasha/vault.toml"), config).unwrap();
     fs::write(vault.join(".akasha/lock"), b"").unwrap();
-    Builder { vault, keys: open.keys, cipher, geometry, entropy, tree }
+    Builder { vault, keys: open.keys, cipher, geometry, entropy, tree, past: Past::new() }
 }
 
 /// Writes a vault of directories with rescue copies: below each other, with a long name, and one that has moved since.
@@ -131,7 +141,8 @@ fn reopen<'a>(
     let keys = config::open(&config, PASSWORD).unwrap().keys;
     let geometry = Geometry::new(block_log2).unwrap();
     // Another sequence than the one that the vault was made with.
-    Builder { vault, keys, cipher, geometry, entropy: SeededEntropy::new(!seed), tree }
+    let entropy = SeededEntropy::new(!seed);
+    Builder { vault, keys, cipher, geometry, entropy, tree, past: Past::new() }
 }
 
 /// Whether a file of the gallery may change without anybody noticing.
@@ -293,11 +304,13 @@ impl Builder<'_> {
         self.put_parent(&middle);
         fs::write(self.name(root, &entry), top.bytes).unwrap();
         let mut content = oldest;
-        content.resize(new_size, 0);
-        content[..block].copy_from_slice(&zero);
+        self.past.push((root.inside(b"mapped"), Shown::File(content.clone())));
         content[block..2 * block].copy_from_slice(&one);
         content[2 * block..3 * block].fill(0);
         content[4 * block..5 * block].copy_from_slice(&four);
+        self.past.push((root.inside(b"mapped"), Shown::File(content.clone())));
+        content.resize(new_size, 0);
+        content[..block].copy_from_slice(&zero);
         self.tree.insert(root.inside(b"mapped"), Shown::File(content));
     }
 
@@ -323,6 +336,7 @@ impl Builder<'_> {
         let mut content = self.random(3 * block + 7);
         let base = self.simple(entry.id, 1, &content);
         let map = LayerMap { extents: vec![], parents: vec![base.parent] };
+        self.past.push((root.inside(b"cut"), Shown::File(content.clone())));
         content.truncate(block + 10);
         let about = fields(Form::Mapped, entry.id, 2, content.len() as u64);
         self.put_parent(&base);
@@ -499,7 +513,17 @@ pub fn add_conflicts_of_saves(
 
 /// As [`build`], and files with several names: of every form and in every place.
 pub fn build_with_links(vault: &Path, cipher: Cipher, block_log2: u8, seed: u64) -> Tree {
-    let mut tree = build(vault, cipher, block_log2, seed);
+    build_with_links_and_past(vault, cipher, block_log2, seed).0
+}
+
+/// As [`build_with_links`], and what its files were.
+pub fn build_with_links_and_past(
+    vault: &Path,
+    cipher: Cipher,
+    block_log2: u8,
+    seed: u64,
+) -> (Tree, Past) {
+    let (mut tree, mut past) = build_with_past(vault, cipher, block_log2, seed);
     let mut builder = reopen(vault, cipher, block_log2, seed, &mut tree);
     let root = Dir { backing: vault.to_owned(), path: Vec::new(), id: EntryId::ROOT };
     let dir = builder.dir(&root, b"links");
@@ -528,10 +552,13 @@ pub fn build_with_links(vault: &Path, cipher: Cipher, block_log2: u8, seed: u64)
     let map = LayerMap { extents: vec![own(0, 1, 0)], parents: vec![base.parent] };
     let about = fields(Form::Mapped, inode, 2, content.len() as u64);
     let top = builder.layer(&[Some(&first)], &about, Some(&map));
+    for place in [&root, &dir] {
+        past.push((place.inside(b"layers"), Shown::File(content.clone())));
+    }
     content[..block].copy_from_slice(&first);
     builder.put_parent(&base);
     builder.linked(&[&root, &dir], EntryKind::File, b"layers", inode, &top, &Shown::File(content));
-    tree
+    (tree, past)
 }
 
 /// Adds names of files that are not there, that are something else, or that have a name of their own.

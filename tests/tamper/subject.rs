@@ -16,7 +16,7 @@ use akasha::entropy::{Entropy, SeededEntropy};
 use akasha::format::{EntryKind, OpenVault, config};
 use akasha::store::{ListEntry, NewAttr, Node, RenameFlags, SetXattr, Store, StoreOptions};
 
-use super::gallery::{PASSWORD, build_with_links};
+use super::gallery::{PASSWORD, build_with_links_and_past};
 use super::hand;
 use super::shown::{Shown, Tree};
 
@@ -59,8 +59,11 @@ impl Subject {
     pub fn new(cipher: Cipher, seed: u64, big: bool) -> Subject {
         let place = tempfile::tempdir().expect("temporary directories can be made");
         let dir = place.path().join("vault");
-        let mut truth =
-            Truth { tree: build_with_links(&dir, cipher, 12, seed), ..Truth::default() };
+        let (tree, past) = build_with_links_and_past(&dir, cipher, 12, seed);
+        let mut truth = Truth { tree, ..Truth::default() };
+        for (path, shown) in past {
+            truth.past.entry(path).or_default().push(shown);
+        }
         let disk = SimDisk::new();
         import(&disk, &dir, b"");
         hand::mkdir(&disk, b".akasha/tmp");
