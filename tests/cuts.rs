@@ -361,21 +361,25 @@ fn a_cut_in_a_random_script_leaves_every_file_old_or_new() {
     torture_all(scripts, Effort { cuts: 10, rules: 6, seeds: 1 });
 }
 
-/// The operations without which a script of hard links does not fail, and how it does with them alone.
-fn shrunk(ops: &[linked::Op], in_order: bool) -> (Vec<linked::Op>, String) {
-    let fails = |ops: &[linked::Op]| caught(|| linked::Run::new(in_order).run(ops)).err();
-    let (mut ops, mut what) = (ops.to_vec(), String::new());
+/// The operations without which a script of hard links does not fail, and how it does with them alone: as `fails` says, who is
+/// told how it did with one more.
+fn shrunk<T>(
+    ops: &[linked::Op],
+    mut failure: T,
+    fails: impl Fn(&[linked::Op], &T) -> Option<T>,
+) -> (Vec<linked::Op>, T) {
+    let mut ops = ops.to_vec();
     loop {
         let before = ops.len();
         for at in (0..before).rev() {
             let mut fewer = ops.clone();
             fewer.remove(at);
-            if let Some(failed) = fails(&fewer) {
-                (ops, what) = (fewer, failed);
+            if let Some(failed) = fails(&fewer, &failure) {
+                (ops, failure) = (fewer, failed);
             }
         }
         if ops.len() == before {
-            return (ops, what);
+            return (ops, failure);
         }
     }
 }
@@ -385,7 +389,8 @@ fn torture_linked(name: &str, ops: &[linked::Op], in_order: bool, effort: Effort
     let mut whole = linked::Run::new(in_order);
     let before = whole.disk.operations();
     if let Err(what) = caught(|| whole.run(ops)) {
-        let (ops, least) = shrunk(ops, in_order);
+        let fails = |ops: &[_], _: &_| caught(|| linked::Run::new(in_order).run(ops)).err();
+        let (ops, least) = shrunk(ops, what.clone(), fails);
         return vec![format!(
             "AKASHA_SCRIPT='{name}' in order {in_order} without a cut: {what}\n{least}: {ops:?}"
         )];
@@ -558,34 +563,6 @@ fn a_failed_call_is_told_or_harmless() {
     assert!(failures.is_empty(), "{} failures, such as:\n{}", failures.len(), list.join("\n"));
 }
 
-/// The operations without which a fault in a script of hard links does no harm, and which it is then.
-fn shrunk_fault(
-    ops: &[linked::Op],
-    in_order: bool,
-    fault: faulty::Fault,
-) -> (Vec<linked::Op>, faulty::Fault) {
-    let (mut ops, mut fault) = (ops.to_vec(), fault);
-    loop {
-        let before = ops.len();
-        for at in (0..before).rev() {
-            let mut fewer = ops.clone();
-            fewer.remove(at);
-            // With fewer operations before it the call has another number.
-            let fails = |nth| {
-                let fault = faulty::Fault { nth, ..fault };
-                let failed = caught(|| linked_faults::run(&fewer, in_order, fault, false)).is_err();
-                failed.then_some(fault)
-            };
-            if let Some(found) = (1..=fault.nth).rev().find_map(fails) {
-                (ops, fault) = (fewer, found);
-            }
-        }
-        if ops.len() == before {
-            return (ops, fault);
-        }
-    }
-}
-
 /// Tries faults in a script of hard links: `count` of each kind of call, three times as many of those about names, and no
 /// more than nine times as many.
 fn fail_linked(
@@ -640,8 +617,15 @@ fn fail_linked(
             let place = format!("AKASHA_SCRIPT='{name}' AKASHA_ORDER={in_order}");
             failures.push(format!("{place} AKASHA_FAULT='{shown}': {what}"));
             if wanted.is_some() {
-                let (ops, fault) = shrunk_fault(ops, in_order, fault);
-                let what = caught(|| linked_faults::run(&ops, in_order, fault, false));
+                let run =
+                    |ops: &[_], fault| caught(|| linked_faults::run(ops, in_order, fault, false));
+                // With fewer operations before it the call has another number.
+                let (ops, fault) = shrunk(ops, fault, |fewer, fault| {
+                    let mut earlier =
+                        (1..=fault.nth).rev().map(|nth| faulty::Fault { nth, ..*fault });
+                    earlier.find(|fault| run(fewer, *fault).is_err())
+                });
+                let what = run(&ops, fault);
                 failures.push(format!("the least of it, {ops:?} with {fault:?}: {what:?}"));
             }
             if is_enough(&failures) {

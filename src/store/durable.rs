@@ -9,7 +9,6 @@ use crate::format::EntryId;
 
 use super::Store;
 use super::error::{Attempt, Result};
-use super::gone_names::is_durable;
 use super::node::{Home, Node};
 
 /// From this many directories on one syncfs is cheaper than one fsync each.
@@ -58,9 +57,10 @@ impl<B: Backing> Store<B> {
         }
         self.sync_dirs(changes.into_values().collect())?;
         // Those that moved again meanwhile stay.
-        let is_durable =
-            |dir: &Arc<Node<B>>| name_of(dir).is_none_or(|(dir, change)| is_durable(&dir, change));
-        self.moved_dirs.lock().retain(|_, dir| !is_durable(dir));
+        let may_move_back = |dir: &mut Arc<Node<B>>| {
+            name_of(dir).is_some_and(|(parent, change)| !is_durable(&parent, change))
+        };
+        self.moved_dirs.lock().retain(|_, dir| may_move_back(dir));
         Ok(())
     }
 
@@ -157,4 +157,21 @@ fn name_of<B: Backing>(node: &Arc<Node<B>>) -> Option<(Arc<Node<B>>, u64)> {
         Home::Tree(spot) => Some((Arc::clone(&spot.dir), place.link_seq)),
         _ => None,
     }
+}
+
+/// Whether the names of `dir` are known to be durable as of `change`.
+pub(super) fn is_durable<B: Backing>(dir: &Node<B>, change: u64) -> bool {
+    dir.dir().is_ok_and(|body| body.names.upto() >= change)
+}
+
+/// Whether every name that leads to `dir` is known to be durable.
+pub(super) fn has_durable_path<B: Backing>(dir: &Arc<Node<B>>) -> bool {
+    let mut at = Arc::clone(dir);
+    while let Some((parent, change)) = name_of(&at) {
+        if !is_durable(&parent, change) {
+            return false;
+        }
+        at = parent;
+    }
+    true
 }

@@ -13,6 +13,7 @@ use crate::format::EntryId;
 
 use super::Store;
 use super::dir::DirState;
+use super::durable::is_durable;
 use super::error::{Attempt, Result, chain};
 use super::node::Node;
 
@@ -65,10 +66,6 @@ impl<B: Backing> GoneNames<B> {
             !dirs.is_empty()
         });
     }
-}
-
-pub(super) fn is_durable<B: Backing>(dir: &Node<B>, change: u64) -> bool {
-    dir.dir().is_ok_and(|body| body.names.upto() >= change)
 }
 
 impl<B: Backing> Store<B> {

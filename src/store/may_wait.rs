@@ -9,8 +9,9 @@ use crate::format::{EntryId, EntryKind};
 use super::Store;
 use super::dir::VacatedBy;
 use super::dirmap::MapEntry;
+use super::durable::has_durable_path;
 use super::node::{Home, Node};
-use super::rename::{MoveNow, has_durable_path, may_move_now};
+use super::rename::{MoveNow, may_move_now};
 use super::tree::check_empty;
 
 /// What a directory shows under a name, looked at without waiting.

@@ -225,10 +225,10 @@ pub struct Store<B: Backing> {
     unfinished_sides: Mutex<Vec<Arc<Node<B>>>>,
     /// Files with several names of which some may not be durable.
     newly_named: Mutex<HashMap<EntryId, Arc<Node<B>>>>,
-    /// Directories that moved and may be found in their old place after a cut.
-    moved_dirs: Mutex<HashMap<EntryId, Arc<Node<B>>>>,
     /// Where such files lost names of which some may come back.
     gone_names: GoneNames<B>,
+    /// Directories that moved and may be found in their old place after a cut.
+    moved_dirs: Mutex<HashMap<EntryId, Arc<Node<B>>>>,
     /// One exchange of names at a time: there is one intent. No directory moves meanwhile: it names them by their paths.
     /// Whether it is taken for the rest of this mount: by an exchange of which a cut may leave half, since its names could not
     /// be made durable.
@@ -315,8 +315,8 @@ impl<B: Backing> Store<B> {
             native_links: OnceLock::new(),
             unfinished_sides: Mutex::new(Vec::new()),
             newly_named: Mutex::new(HashMap::new()),
-            moved_dirs: Mutex::new(HashMap::new()),
             gone_names: GoneNames::default(),
+            moved_dirs: Mutex::new(HashMap::new()),
             exchanges: RwLock::new(false),
             touched: Mutex::new(Vec::new()),
             settled_last: Mutex::new(Duration::ZERO),

@@ -27,10 +27,9 @@ use crate::format::{
 use super::Store;
 use super::dir::{DirState, Doom, Under};
 use super::dirmap::MapEntry;
+use super::durable::{has_durable_path, is_durable};
 use super::error::{Attempt, Result, StoreError};
-use super::gone_names::is_durable;
 use super::node::{Body, Home, Link, Node, Place};
-use super::rename::has_durable_path;
 use super::tree::{Blocked, Locked, Tried, clone_home, has_handles};
 
 /// Names that a file can have: ext4 counts to 65,000, and the stub has one of its own.
@@ -618,7 +617,7 @@ impl<B: Backing> Store<B> {
             return Some(Blocked::Commit(node));
         }
         for (dir, change) in node.recent_names() {
-            if dir.dir().is_ok_and(|body| body.names.upto() < change) {
+            if !is_durable(&dir, change) {
                 return Some(Blocked::Sync(dir, change));
             }
             if !has_durable_path(&dir) {

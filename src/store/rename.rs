@@ -9,6 +9,7 @@ use super::claim::{Claim, must_bury};
 use super::commit::Take;
 use super::dir::{DirState, Doom, Under, VacatedBy, left_behind};
 use super::dirmap::MapEntry;
+use super::durable::has_durable_path;
 use super::error::{Attempt, Result, StoreError};
 use super::names::must_appear;
 use super::node::{Body, Home, Link, Node, TreeSpot};
@@ -579,24 +580,6 @@ fn must_clear<B: Backing>(
     let unsynced = names.upto() < names.latest();
     let sync = || Blocked::Sync(Arc::clone(target), names.latest());
     Ok(blocked.or_else(|| unsynced.then(sync)))
-}
-
-/// Whether every name that leads to `dir` is known to be durable.
-pub(super) fn has_durable_path<B: Backing>(dir: &Arc<Node<B>>) -> bool {
-    let mut at = Arc::clone(dir);
-    loop {
-        let (parent, change) = {
-            let place = at.place.lock();
-            match &place.home {
-                Home::Tree(spot) => (Arc::clone(&spot.dir), place.link_seq),
-                _ => return true,
-            }
-        };
-        if parent.dir().is_ok_and(|body| body.names.upto() < change) {
-            return false;
-        }
-        at = parent;
-    }
 }
 
 /// Whether a published node can be renamed natively, now.

@@ -144,11 +144,11 @@ class Gocryptfs(Program):
 
 
 class Securefs(Program):
-    """Its format without block numbers and lengths in the clear, and the one that hides names' lengths, too."""
+    """In its lite format (4); SecurefsFull in the full one (2)."""
 
     # `--pass` is a test's password.
     executable, format_number = "securefs", "4"
-    # Of its own making: no extended attributes, names of up to some 150 bytes.
+    # As Debian builds it there are no extended attributes; sealed names of 200 bytes are too long.
     name, spared = "securefs-lite", (*Gocryptfs.spared, "set_xattr", "long_name")
 
     def __init__(self, work, path=None):

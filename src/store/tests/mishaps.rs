@@ -310,14 +310,10 @@ fn an_rmdir_that_does_not_wait_syncs_nothing() {
     store.mkdir(&root, b"e", &NEW).unwrap();
     store.fsync_dir(&root).unwrap();
     store.settle_all();
-    list_all(&store, &root, b"e");
+    names(&store, &store.lookup(&root, b"e").unwrap());
     let (may_wait, before) = (store.rmdir_may_wait(&root, b"e"), syncs(&disk));
     store.rmdir(&root, b"e").unwrap();
     assert_eq!((may_wait, before), (false, syncs(&disk)));
-}
-
-fn list_all(store: &Store<SimDisk>, dir: &TestNode, name: &[u8]) -> usize {
-    names(store, &store.lookup(dir, name).unwrap()).len()
 }
 
 /// The second rename of an exchange fails, and so does taking back the first: the next mount finishes what the intent says.
