@@ -634,14 +634,16 @@ impl<B: Backing> Store<B> {
             });
             shown.chain(left).cloned().collect()
         };
-        self.commit(&pending, Take::HandedOver)?;
+        // What was published although another file could not be waits for nothing any more: nobody else would sync it.
+        let committed = self.commit(&pending, Take::HandedOver);
         self.restore_touched();
         let latest = dir.dir()?.names.latest();
         if !dir.dir()?.state.lock().removed {
             dir.sync_names(&self.core, latest)?;
         }
         self.sync_attr(dir)?;
-        self.sync_path(dir)
+        self.sync_path(dir)?;
+        committed
     }
 
     /// Commits what is due, removes what is dead; returns when to come again.

@@ -152,6 +152,35 @@ fn an_exchange_whose_steps_fail_is_done_once_or_not_at_all() {
     }
 }
 
+/// What was published along with a file that could not be was synced by nobody: the interval's commit knew nothing of it any more.
+#[test]
+fn what_a_failed_sync_of_a_directory_has_published_is_durable_within_the_interval() {
+    for nth in 1..3 {
+        let disk = vault();
+        let options = StoreOptions {
+            commit: CommitPolicy::Interval(Duration::ZERO),
+            ..StoreOptions::default()
+        };
+        let store = mount_with(&disk, options);
+        let root = store.root();
+        for name in [b"a", b"b"] {
+            let node = store.create(&root, name, &NEW).unwrap();
+            store.write(&node, 0, name).unwrap();
+            store.flush(&node).unwrap();
+            store.close_file(&node, true);
+        }
+        disk.fail(nth, libc::EIO, |call| call == CallKind::Rename);
+        assert!(store.fsync_dir(&root).is_err());
+        let is_waiting = |name: &[u8]| store.is_dirty(&store.lookup(&root, name).unwrap());
+        let (failed, other) = if is_waiting(b"a") { (b"a", b"b") } else { (b"b", b"a") };
+        assert!(is_waiting(failed) && !is_waiting(other));
+        store.unlink(&root, failed).unwrap();
+        store.tick();
+        let store = mount(&disk.crash(&CrashRule::NothingUnsynced));
+        assert_eq!(get(&store, &store.root(), other).unwrap(), other, "rename {nth}");
+    }
+}
+
 /// The way back of an exchange was not durable when its intent was gone: a cut left two entries of one name.
 #[test]
 fn an_exchange_that_goes_back_leaves_no_conflict() {
