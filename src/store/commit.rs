@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use log::error;
+use log::{error, warn};
 use parking_lot::MutexGuard;
 
 use crate::backing::{Backing, RenameMode, TempFile};
@@ -27,7 +27,7 @@ use super::Store;
 use super::core::CommitPolicy;
 use super::dir::{Doom, Under};
 use super::dirmap::MapEntry;
-use super::error::{Attempt, Result, StoreError};
+use super::error::{Attempt, Result, StoreError, chain};
 use super::finish::{self, Finished, older_spot};
 use super::node::{CommitState, FileBody, FileState, Ghost, Home, Link, Node, TreeSpot};
 use super::tree::{Blocked, Locked, Tried};
@@ -217,36 +217,11 @@ impl<B: Backing> Store<B> {
 
     /// Makes the bytes of all layers durable: one by one, or all at once.
     fn sync_layers(&self, works: &mut Vec<Work<'_, B>>, first_error: &mut Option<StoreError>) {
-        let layers = works
-            .iter()
-            .map(|work| {
-                usize::from(work.guard.finished.is_some()) + usize::from(work.guard.stub.is_some())
-            })
-            .sum::<usize>();
-        if layers >= SYNC_ALL_LAYERS && self.core.backing.sync_all_is_sound() {
-            for work in works.iter() {
-                if let Some(finished) = &work.guard.finished
-                    && finished.layer.is_open()
-                    && let Ok(file) = finished.layer.file()
-                {
-                    // A hint; the sync that follows is what counts.
-                    let _ = file.start_writeback();
-                }
-            }
-            if let Err(source) = self.core.backing.sync_all(&self.core.tmp) {
-                for work in works.iter_mut() {
-                    self.sync_failed(work.node, &mut work.guard);
-                }
-                works.clear();
-                first_error.get_or_insert(StoreError::Io { what: "sync layers", source });
-            }
-            return;
-        }
+        let synced_all = self.prefers_sync_all(works) && self.sync_all_layers(works);
         works.retain_mut(|work| {
-            let stub = work.guard.stub.as_ref().map(|stub| stub.file.sync().attempt("sync a stub"));
-            let finished = work.guard.finished.as_ref().map(|finished| {
-                finished.layer.file().and_then(|file| file.sync().attempt("sync a layer"))
-            });
+            let stub = work.guard.stub.as_ref().map(|stub| stub.sync(&self.core, synced_all));
+            let finished = work.guard.finished.as_ref();
+            let finished = finished.map(|finished| finished.layer.sync(synced_all));
             match stub.into_iter().chain(finished).collect::<Result<()>>() {
                 Ok(()) => true,
                 Err(error) => {
@@ -256,6 +231,32 @@ impl<B: Backing> Store<B> {
                 }
             }
         });
+    }
+
+    fn prefers_sync_all(&self, works: &[Work<'_, B>]) -> bool {
+        let finished = || works.iter().filter_map(|work| work.guard.finished.as_ref());
+        let stubs = works.iter().filter(|work| work.guard.stub.is_some()).count();
+        let is_wanted = finished().count() + stubs >= SYNC_ALL_LAYERS
+            || finished().any(|finished| finished.layer.was_closed());
+        is_wanted && self.core.backing.sync_all_is_sound()
+    }
+
+    /// `false` if that failed: each layer must be asked.
+    fn sync_all_layers(&self, works: &[Work<'_, B>]) -> bool {
+        for work in works {
+            if let Some(finished) = &work.guard.finished
+                && finished.layer.is_open()
+                && let Ok(file) = finished.layer.file()
+            {
+                // A hint; the sync that follows is what counts.
+                let _ = file.start_writeback();
+            }
+        }
+        let synced = self.core.sync_all();
+        if let Err(error) = &synced {
+            warn!("files are synced one by one: {}", chain(error));
+        }
+        synced.is_ok()
     }
 
     /// After a failed sync nothing of the layer can be trusted: it is built again under another id if

@@ -21,6 +21,7 @@ use super::node::Node;
 use super::residents::Residents;
 use super::sides::Sides;
 use super::spare::Spares;
+use super::sync_all::WholeSyncs;
 use super::temp::LayerTemp;
 
 /// When a file whose last write handle was closed is committed.
@@ -116,6 +117,7 @@ pub(crate) struct Core<B: Backing> {
     pub open_temps: Residents<LayerTemp<B>>,
     pub open_layers: Residents<Layer<B>>,
     pub spares: Spares<B>,
+    pub whole_syncs: WholeSyncs,
 }
 
 /// The control directories, opened once and held.
@@ -184,6 +186,7 @@ impl<B: Backing> Core<B> {
             open_temps: Residents::new(descriptors / 4),
             open_layers: Residents::new(options.max_mappings),
             spares: Spares::default(),
+            whole_syncs: WholeSyncs::default(),
             options,
         }
     }

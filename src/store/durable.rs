@@ -4,11 +4,13 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
+use log::warn;
+
 use crate::backing::Backing;
 use crate::format::EntryId;
 
 use super::Store;
-use super::error::{Attempt, Result};
+use super::error::{Attempt, Result, chain};
 use super::node::{Home, Node};
 
 /// From this many directories on one syncfs is cheaper than one fsync each.
@@ -84,7 +86,10 @@ impl<B: Backing> Store<B> {
     pub(super) fn sync_dirs(&self, mut dirs: Vec<(Arc<Node<B>>, u64)>) -> Result<()> {
         dirs.retain(|(dir, change)| dir.dir().is_ok_and(|body| body.names.upto() < *change));
         if dirs.len() >= SYNC_ALL_DIRS && self.core.backing.sync_all_is_sound() {
-            return self.sync_dirs_together(&dirs);
+            match self.sync_dirs_together(&dirs) {
+                Ok(()) => return Ok(()),
+                Err(error) => warn!("directories are synced one by one: {}", chain(&error)),
+            }
         }
         for (dir, change) in &dirs {
             dir.sync_names(&self.core, *change)?;
@@ -100,16 +105,12 @@ impl<B: Backing> Store<B> {
             let state = body.state.lock();
             covered.push((body.names.latest(), state.sync_first.clone()));
         }
-        let synced = self.core.backing.sync_all(&self.core.root).attempt("sync the vault");
+        self.core.sync_all()?;
         for ((dir, _), (latest, first)) in dirs.iter().zip(&covered) {
-            if synced.is_err() {
-                dir.names_failed();
-            } else {
-                dir.dir()?.names.cover(*latest);
-                dir.forget_durable(first);
-            }
+            dir.dir()?.names.cover(*latest);
+            dir.forget_durable(first);
         }
-        synced
+        Ok(())
     }
 
     /// The names of files that have several, and of their stubs.

@@ -14,7 +14,7 @@ use crate::format::EntryId;
 use super::Store;
 use super::dir::DirState;
 use super::durable::is_durable;
-use super::error::{Attempt, Result, chain};
+use super::error::{Result, chain};
 use super::node::Node;
 
 /// Directories, each with a change in it.
@@ -80,7 +80,7 @@ impl<B: Backing> Store<B> {
             left.iter().any(|(dir, _)| dir.dir().is_ok_and(|body| body.state.lock().removed));
         let synced: Result<()> = if removed {
             // Nothing is left to sync of it but its own removal.
-            self.core.backing.sync_all(&self.core.root).attempt("sync the vault")
+            self.core.sync_all()
         } else {
             self.sync_dirs(left.clone())
         };

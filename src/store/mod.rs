@@ -79,6 +79,7 @@ mod snapshot;
 mod space;
 mod spare;
 mod special;
+mod sync_all;
 mod temp;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -800,8 +801,11 @@ impl<B: Backing> Store<B> {
             clean &= self.settle_all();
             self.core.spares.clear(&self.core);
             // Moves, removals and new directories that no commit had to sync.
-            if let Err(error) = self.core.backing.sync_all(&self.core.root) {
-                log::warn!("the last changes of names may not be durable: {error}");
+            if let Err(error) = self.core.sync_all() {
+                log::warn!(
+                    "the last changes of names may not be durable: {}",
+                    error::chain(&error)
+                );
                 clean = false;
             }
             if clean && self.core.may_have_orphans() {

@@ -11,6 +11,7 @@ use crate::format::{
 
 use super::Store;
 use super::commit::{Work, has_lost_its_name};
+use super::core::Core;
 use super::dir::Doom;
 use super::error::{Attempt, Result, StoreError};
 use super::finish::older_spot;
@@ -21,7 +22,19 @@ use super::tree::{Blocked, Locked, Tried, clone_home};
 /// A stub on its way.
 pub(crate) struct StubTemp<B: Backing> {
     name: Vec<u8>,
-    pub file: B::Temp,
+    file: B::Temp,
+    /// [`Core::failed_syncs`] before it was written.
+    failed_syncs: u64,
+}
+
+impl<B: Backing> StubTemp<B> {
+    /// It is durable on return, by a syncfs that just succeeded or by an fsync of its own.
+    pub fn sync(&self, core: &Core<B>, synced_all: bool) -> Result<()> {
+        if synced_all && self.failed_syncs == core.failed_syncs() {
+            return Ok(());
+        }
+        self.file.sync().attempt("sync a stub")
+    }
 }
 
 impl<B: Backing> Store<B> {
@@ -42,12 +55,13 @@ impl<B: Backing> Store<B> {
         }
         let core = &self.core;
         let name = temp_file_name(&*core.entropy);
+        let failed_syncs = core.failed_syncs();
         let file = core.backing.create_temp(&core.tmp, &name, 0o600).attempt("create a stub")?;
         let native = core.backing.stat(&core.tmp, At::Name(&name)).attempt("create a stub")?.ino;
         let stub = Stub { inode: node.id(), native };
         let bytes = seal_stub(&core.keys, core.cipher, core.geometry, stub, &*core.entropy);
         file.write_at(0, &bytes).attempt("write a stub")?;
-        guard.stub = Some(StubTemp { name, file });
+        guard.stub = Some(StubTemp { name, file, failed_syncs });
         Ok(())
     }
 

@@ -153,6 +153,7 @@ impl<B: Backing> Store<B> {
         }
         let due = self.rescues.take(now, age);
         let together = due.len() >= SYNC_ALL_COPIES && core.backing.sync_all_is_sound();
+        let failed_syncs = core.failed_syncs();
         let mut written = Vec::new();
         for dir in due {
             match self.write_rescue(&dir, !together) {
@@ -160,8 +161,8 @@ impl<B: Backing> Store<B> {
                 Err(error) => self.rescue_failed(&dir, &error),
             }
         }
-        if together && let Err(error) = core.backing.sync_all(&core.tmp) {
-            debug!("rescue copies are not durable and are not used: {error}");
+        if together && (core.sync_all().is_err() || core.failed_syncs() != failed_syncs) {
+            debug!("rescue copies are not durable and are not used");
             written.drain(..).for_each(|(_, temp)| temp.discard(&*core.backing, &core.tmp));
         }
         for (dir, temp) in written {

@@ -30,6 +30,10 @@ pub(crate) struct LayerTemp<B: Backing> {
     sealer: RwLock<Option<LayerSealer>>,
     file: Mutex<Option<Arc<B::Temp>>>,
     used: AtomicBool,
+    /// [`Core::failed_syncs`] before anything was written.
+    failed_syncs: u64,
+    /// Whether the descriptor was given back since.
+    was_closed: AtomicBool,
     /// Whole blocks written, or tried to, whatever became of them.
     written: AtomicU64,
     /// Whether the file is no longer ours to remove.
@@ -51,6 +55,7 @@ impl<B: Backing> LayerTemp<B> {
     pub fn with_sealer(core: &Arc<Core<B>>, sealer: LayerSealer, mode: u32) -> Result<Arc<Self>> {
         // Readable and writable by the daemon whatever the file's mode: it must be able to reopen.
         let mode = mode | 0o600;
+        let failed_syncs = core.failed_syncs();
         let (name, file) = if let Some(spare) = core.spares.take(mode) {
             spare
         } else {
@@ -65,6 +70,8 @@ impl<B: Backing> LayerTemp<B> {
             sealer: RwLock::new(Some(sealer)),
             file: Mutex::new(Some(Arc::new(file))),
             used: AtomicBool::new(true),
+            failed_syncs,
+            was_closed: AtomicBool::new(false),
             written: AtomicU64::new(0),
             published: AtomicBool::new(false),
         });
@@ -118,9 +125,24 @@ impl<B: Backing> LayerTemp<B> {
         self.file.lock().is_some()
     }
 
-    /// Gives the descriptor back.
-    pub fn close(&self) {
-        *self.file.lock() = None;
+    /// Whether only a syncfs can tell that it is durable: its own descriptors may not have been told of an error.
+    pub fn was_closed(&self) -> bool {
+        self.was_closed.load(Ordering::Acquire)
+    }
+
+    /// It is durable on return, by a syncfs that just succeeded or by an fsync of its own.
+    pub fn sync(self: &Arc<Self>, synced_all: bool) -> Result<()> {
+        let no_sync_failed = self.failed_syncs == self.core.failed_syncs();
+        if synced_all && no_sync_failed {
+            return Ok(());
+        }
+        if self.was_closed() && !no_sync_failed {
+            return Err(StoreError::Io {
+                what: "sync a layer of which a failed sync may have been forgotten",
+                source: std::io::Error::from_raw_os_error(libc::EIO),
+            });
+        }
+        self.file()?.sync().attempt("sync a layer")
     }
 
     /// Seals `plain` (whole blocks) from `first_slot` on (`Some`: exactly these slots, `None` result if one of
@@ -250,7 +272,7 @@ impl<B: Backing> LayerTemp<B> {
     /// The file was renamed into place; it is no longer ours.
     pub fn set_published(&self) {
         self.published.store(true, Ordering::Release);
-        self.close();
+        *self.file.lock() = None;
     }
 }
 
@@ -260,7 +282,8 @@ impl<B: Backing> Evictable for LayerTemp<B> {
     }
 
     fn evict(&self) {
-        self.close();
+        self.was_closed.store(true, Ordering::Release);
+        *self.file.lock() = None;
     }
 }
 

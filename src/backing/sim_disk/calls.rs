@@ -195,6 +195,9 @@ impl Backing for SimDisk {
     fn sync_all(&self, _dir: &SimDir) -> io::Result<()> {
         let lose = Tree::lose_all_pending;
         if let Some(mut state) = self.shared.enter_sync(CallKind::SyncAll, lose)? {
+            if std::mem::take(&mut state.tree.has_lost_unnoticed) {
+                return Err(errno(libc::EIO));
+            }
             state.tree.sync_all();
         }
         Ok(())

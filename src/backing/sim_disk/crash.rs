@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::log::Log;
 use super::pages::{Content, Fate, FileBytes};
-use super::tree::{Attr, Body, Ino, Inode, Locked, Names, ROOT, Tree};
+use super::tree::{Attr, Body, Ino, Inode, Locked, Names, ROOT, Tree, WriteBack};
 use crate::clock::Timestamp;
 use crate::entropy::{Entropy, SeededEntropy};
 
@@ -124,6 +124,7 @@ pub(super) fn survivors(tree: &Tree, rule: CrashRule) -> Tree {
             pending_attr: Vec::new(),
             names: 0,
             handles: 0,
+            write_back: WriteBack::default(),
             locked: Locked::No,
         };
         inodes.insert(ino, settled);

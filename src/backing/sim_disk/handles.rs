@@ -4,9 +4,11 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use parking_lot::Mutex;
+
 use super::faults::CallKind;
 use super::tree::{Ino, Locked, errno};
-use super::{FILE_LEN_MAX, Shared, State};
+use super::{FILE_LEN_MAX, Shared, State, Tree};
 use crate::backing::{AttrChange, Mapping, PublishedFile, Stat, TempFile, check_range};
 
 /// A reference to an inode, counted.
@@ -117,11 +119,17 @@ impl Mapping for SimMapping {
 }
 
 /// An open temporary file of a [`super::SimDisk`].
-pub struct SimTemp(Handle);
+pub struct SimTemp {
+    handle: Handle,
+    /// The failures to write back that it was told of.
+    seen: Mutex<u64>,
+}
 
 impl SimTemp {
     pub(super) fn open(shared: &Arc<Shared>, state: &mut State, ino: Ino) -> SimTemp {
-        SimTemp(Handle::open(shared, state, ino))
+        let handle = Handle::open(shared, state, ino);
+        let seen = Mutex::new(state.tree.inode(ino).write_back.seen_at_open());
+        SimTemp { handle, seen }
     }
 
     /// Writes as much as fits; ENOSPC if that is not all.
@@ -129,8 +137,8 @@ impl SimTemp {
         if offset.checked_add(bytes.len() as u64).is_none_or(|end| end > FILE_LEN_MAX) {
             return Err(errno(libc::EFBIG));
         }
-        let now = self.0.shared.now(state);
-        let ino = self.0.ino;
+        let now = self.handle.shared.now(state);
+        let ino = self.handle.ino;
         let done = state.tree.with_bytes(ino, |file, free| file.write(offset, bytes, free));
         let attr = &mut state.tree.inode_mut(ino).attr;
         (attr.mtime, attr.ctime) = (now, now);
@@ -141,7 +149,7 @@ impl SimTemp {
 
 impl TempFile for SimTemp {
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        let mut state = self.0.shared.state.lock();
+        let mut state = self.handle.shared.state.lock();
         state.ticks += 1;
         match state.faults.enter(CallKind::Write, b"") {
             Ok(_) => self.write(&mut state, offset, bytes),
@@ -156,55 +164,61 @@ impl TempFile for SimTemp {
     }
 
     fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.0.read_at(CallKind::Read, offset, out)
+        self.handle.read_at(CallKind::Read, offset, out)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        let mut state = self.0.shared.enter(CallKind::SetLen, b"")?;
+        let mut state = self.handle.shared.enter(CallKind::SetLen, b"")?;
         if len > FILE_LEN_MAX {
             return Err(errno(libc::EFBIG));
         }
-        let now = self.0.shared.now(&state);
-        state.tree.with_bytes(self.0.ino, |bytes, _| bytes.set_len(len));
-        let attr = &mut state.tree.inode_mut(self.0.ino).attr;
+        let now = self.handle.shared.now(&state);
+        state.tree.with_bytes(self.handle.ino, |bytes, _| bytes.set_len(len));
+        let attr = &mut state.tree.inode_mut(self.handle.ino).attr;
         (attr.mtime, attr.ctime) = (now, now);
         Ok(())
     }
 
     fn reserve(&self, offset: u64, len: u64) -> io::Result<()> {
-        let mut state = self.0.shared.enter(CallKind::Reserve, b"")?;
+        let mut state = self.handle.shared.enter(CallKind::Reserve, b"")?;
         if len == 0 || state.tree.capacity_pages.is_none() {
             return Ok(());
         }
         let fits = |file: &mut super::FileBytes, free| file.reserve(offset, len, free);
-        if state.tree.with_bytes(self.0.ino, fits) { Ok(()) } else { Err(errno(libc::ENOSPC)) }
+        if state.tree.with_bytes(self.handle.ino, fits) { Ok(()) } else { Err(errno(libc::ENOSPC)) }
     }
 
     fn allocate(&self, len: u64) -> io::Result<()> {
-        let mut state = self.0.shared.enter(CallKind::Reserve, b"")?;
+        let mut state = self.handle.shared.enter(CallKind::Reserve, b"")?;
         let fits = |file: &mut super::FileBytes, free| file.reserve(0, len, free);
-        if state.tree.with_bytes(self.0.ino, fits) { Ok(()) } else { Err(errno(libc::ENOSPC)) }
+        if state.tree.with_bytes(self.handle.ino, fits) { Ok(()) } else { Err(errno(libc::ENOSPC)) }
     }
 
     fn stat(&self) -> io::Result<Stat> {
-        self.0.stat()
+        self.handle.stat()
     }
 
     fn set_attr(&self, change: &AttrChange) -> io::Result<()> {
-        let mut state = self.0.shared.enter(CallKind::SetAttr, b"")?;
-        let now = self.0.shared.now(&state);
-        state.tree.set_attr(self.0.ino, change, now)
+        let mut state = self.handle.shared.enter(CallKind::SetAttr, b"")?;
+        let now = self.handle.shared.now(&state);
+        state.tree.set_attr(self.handle.ino, change, now)
     }
 
     fn start_writeback(&self) -> io::Result<()> {
         // A hint: what it may write may also survive without it.
-        self.0.shared.enter(CallKind::StartWriteback, b"").map(drop)
+        let lose = |tree: &mut Tree| tree.lose_unnoticed(self.handle.ino);
+        self.handle.shared.enter_sync(CallKind::StartWriteback, lose).map(drop)
     }
 
     fn sync(&self) -> io::Result<()> {
-        let ino = self.0.ino;
-        let lose = |tree: &mut super::Tree| tree.bytes_mut(ino).lose_pending();
-        if let Some(mut state) = self.0.shared.enter_sync(CallKind::Sync, lose)? {
+        let ino = self.handle.ino;
+        let mut seen = self.seen.lock();
+        let lose = |tree: &mut Tree| {
+            tree.lose_pending(ino);
+            let _ = tree.tell(ino, &mut seen);
+        };
+        if let Some(mut state) = self.handle.shared.enter_sync(CallKind::Sync, lose)? {
+            state.tree.tell(ino, &mut seen)?;
             state.tree.sync_file(ino);
         }
         Ok(())

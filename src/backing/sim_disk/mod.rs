@@ -9,8 +9,8 @@
 //! What is modelled beyond the promises of [`Backing`](crate::backing::Backing), because filesystems do it: an fsync that
 //! carries other names along ([`CrashRule::Journal`]), or only one inode's
 //! ([`CrashRule::PerDirectory`]); names that are durable before the bytes of their file; a length
-//! apart from its bytes; a torn page; a failed sync after which the pages are clean and lost. Not
-//! modelled: bit rot, and versions of a page between two writes without a sync.
+//! apart from its bytes; a torn page; a failed sync after which the pages are clean and lost, and who is told of that
+//! (`errseq_t`). Not modelled: bit rot, and versions of a page between two writes without a sync.
 
 mod calls;
 mod crash;

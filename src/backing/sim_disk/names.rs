@@ -269,10 +269,9 @@ impl Tree {
 
     /// A failed syncfs: no file's pending bytes will be written any more.
     pub(super) fn lose_all_pending(&mut self) {
-        for inode in self.inodes.values_mut() {
-            if let Body::File(bytes) = &mut inode.body {
-                bytes.lose_pending();
-            }
+        let all: Vec<Ino> = self.inodes.keys().copied().collect();
+        for ino in all {
+            self.lose_pending(ino);
         }
     }
 

@@ -158,9 +158,10 @@ impl FileBytes {
         self.floor_len = self.now.len;
     }
 
-    /// A failed sync: the system forgets that these pages were to be written, and goes on showing them.
-    pub(super) fn lose_pending(&mut self) {
-        self.dirty.clear();
+    /// A failed sync: the system forgets that these pages were to be written, and goes on showing them. `false` if
+    /// there were none.
+    pub(super) fn lose_pending(&mut self) -> bool {
+        !std::mem::take(&mut self.dirty).is_empty()
     }
 
     /// Changes bytes behind everybody's back, seen and safe alike.

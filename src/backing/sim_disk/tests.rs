@@ -396,6 +396,7 @@ fn a_failed_sync_of_all_drops_the_bytes_of_all() {
     disk.fail(1, libc::EIO, |kind| kind == CallKind::SyncAll);
     assert_eq!(code(disk.sync_all(&root)), Some(libc::EIO));
     for temp in &temps {
+        assert_eq!(code(temp.sync()), Some(libc::EIO));
         temp.sync().unwrap();
     }
     let crashed = disk.crash(&CrashRule::Everything);
@@ -740,5 +741,47 @@ fn churn(disk: &SimDisk, seed: u64, calls: usize) {
             10 => disk.open_temp(dir, &name()).and_then(|temp| temp.sync()),
             _ => disk.sync_dir(dir),
         };
+    }
+}
+
+// ---- what is told of bytes that could not be written ------------------------------------------
+
+/// As `errseq_t` of Linux: every descriptor is told once, also one that is opened before anybody was.
+#[test]
+fn each_descriptor_is_told_once_of_bytes_that_were_lost() {
+    for by_hint in [false, true] {
+        let disk = SimDisk::new();
+        let dir = safe_dir(&disk, b"dir");
+        let clean = put(&disk, &dir, b"clean", b"synced");
+        clean.sync().unwrap();
+        let first = put(&disk, &dir, b"file", b"bytes");
+        let second = disk.open_temp(&dir, b"file").unwrap();
+        disk.fail(1, libc::EIO, |call| {
+            matches!(call, CallKind::SyncAll | CallKind::StartWriteback)
+        });
+        assert!(if by_hint { first.start_writeback() } else { disk.sync_all(&dir) }.is_err());
+        let third = disk.open_temp(&dir, b"file").unwrap();
+        for temp in [&first, &second, &third] {
+            assert_eq!(code(temp.sync()), Some(libc::EIO));
+            temp.sync().unwrap();
+        }
+        clean.sync().unwrap();
+        disk.open_temp(&dir, b"file").unwrap().sync().unwrap();
+    }
+}
+
+#[test]
+fn what_was_lost_may_be_forgotten_with_the_last_descriptor() {
+    let disk = SimDisk::new();
+    let dir = safe_dir(&disk, b"dir");
+    let temp = put(&disk, &dir, b"file", b"bytes");
+    disk.fail(1, libc::EIO, |call| call == CallKind::StartWriteback);
+    assert!(temp.start_writeback().is_err());
+    drop(temp);
+    disk.open_temp(&dir, b"file").unwrap().sync().unwrap();
+    assert_eq!(code(disk.sync_all(&dir)), Some(libc::EIO));
+    disk.sync_all(&dir).unwrap();
+    for rule in rules(&disk) {
+        assert_ne!(disk.crash(&rule).read_path(b"dir/file").as_deref(), Some(&b"bytes"[..]));
     }
 }

@@ -56,6 +56,21 @@ pub(super) enum Locked {
     Exclusive,
 }
 
+/// What the system remembers of bytes that it could not write, as Linux does (`errseq_t`).
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct WriteBack {
+    failures: u64,
+    /// Whether a descriptor was told of the last one.
+    is_told: bool,
+}
+
+impl WriteBack {
+    /// The failures that a descriptor need not be told of that is opened now.
+    pub(super) fn seen_at_open(self) -> u64 {
+        if self.is_told { self.failures } else { 0 }
+    }
+}
+
 #[derive(Clone, Debug)]
 pub(super) struct Inode {
     pub(super) body: Body,
@@ -67,6 +82,7 @@ pub(super) struct Inode {
     pub(super) names: u32,
     /// Open handles.
     pub(super) handles: u32,
+    pub(super) write_back: WriteBack,
     pub(super) locked: Locked,
 }
 
@@ -108,6 +124,8 @@ pub(super) struct Tree {
     /// Pages that file contents and directories may take.
     pub(super) capacity_pages: Option<u64>,
     pub(super) used_pages: u64,
+    /// Whether bytes were lost of which no syncfs has told.
+    pub(super) has_lost_unnoticed: bool,
     /// Inodes that survived the last sweep of unreachable ones.
     swept_count: usize,
 }
@@ -126,6 +144,7 @@ impl Tree {
             xattr_limit: usize::MAX,
             capacity_pages: None,
             used_pages: 1,
+            has_lost_unnoticed: false,
             swept_count: 0,
         };
         tree.insert(Body::Dir(Names::default()), 0o755, now);
@@ -167,6 +186,7 @@ impl Tree {
             pending_attr: Vec::new(),
             names: 1,
             handles: 0,
+            write_back: WriteBack::default(),
             locked: Locked::No,
         };
         self.inodes.insert(ino, inode);
@@ -321,12 +341,48 @@ impl Tree {
         self.sweep();
     }
 
+    /// Unsynced bytes of a file will not be written any more; descriptors are told when they sync it.
+    pub(super) fn lose_pending(&mut self, ino: Ino) {
+        let inode = self.inode_mut(ino);
+        if let Body::File(bytes) = &mut inode.body
+            && bytes.lose_pending()
+        {
+            inode.write_back.failures += 1;
+            inode.write_back.is_told = false;
+        }
+    }
+
+    /// Bytes were written back in passing, and some could not be: a syncfs tells of it, once.
+    pub(super) fn lose_unnoticed(&mut self, ino: Ino) {
+        self.lose_pending(ino);
+        self.has_lost_unnoticed = true;
+    }
+
+    /// A descriptor that was told of all failures up to `seen` syncs `ino`.
+    ///
+    /// # Errors
+    /// EIO if there was another one, which it is thereby told of.
+    pub(super) fn tell(&mut self, ino: Ino, seen: &mut u64) -> io::Result<()> {
+        let write_back = &mut self.inode_mut(ino).write_back;
+        if *seen == write_back.failures {
+            return Ok(());
+        }
+        *seen = write_back.failures;
+        write_back.is_told = true;
+        Err(errno(libc::EIO))
+    }
+
     pub(super) fn open_handle(&mut self, ino: Ino) {
         self.inode_mut(ino).handles += 1;
     }
 
     pub(super) fn close_handle(&mut self, ino: Ino) {
-        self.inode_mut(ino).handles -= 1;
+        let inode = self.inode_mut(ino);
+        inode.handles -= 1;
+        if inode.handles == 0 {
+            // The system may give up what it knows of a file that nobody has open.
+            inode.write_back = WriteBack::default();
+        }
         self.release(ino);
     }
 

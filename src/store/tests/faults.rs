@@ -286,3 +286,130 @@ fn names_that_the_disk_did_not_count_are_counted_again() {
         assert_eq!(store.take_invalid(), []);
     }
 }
+
+/// A syncfs that failed, for whatever it was called, has taken bytes of layers that were on their way, and says so once.
+#[test]
+fn a_failed_syncfs_is_not_forgotten_by_the_layers_it_concerns() {
+    for (given_back, together) in [(false, false), (false, true), (true, false), (true, true)] {
+        let what = format!("descriptor given back: {given_back}, many layers: {together}");
+        let disk = vault();
+        let store = mount_with(&disk, StoreOptions { max_descriptors: 0, ..Default::default() });
+        let root = store.root();
+        let large = store.create(&root, b"large", &NEW).unwrap();
+        store.write(&large, 0, &noise(400 << 10, 1)).unwrap();
+        store.flush(&large).unwrap();
+        let mut all = vec![Arc::clone(&large)];
+        if given_back {
+            for n in 0..8_u8 {
+                let other = store.create(&root, &[b'o', b'a' + n], &NEW).unwrap();
+                store.write(&other, 0, &noise(400 << 10, 1)).unwrap();
+                store.flush(&other).unwrap();
+            }
+        }
+        disk.fail(1, libc::EIO, |call| call == CallKind::SyncAll);
+        store.core.sync_all().unwrap_err();
+        for n in 0..10_u8 {
+            if together {
+                all.push(put(&store, &root, &[b's', b'a' + n], &[n; 100]));
+            }
+        }
+        assert!(store.commit(&all, commit::Take::All).is_err(), "{what}");
+        assert!(matches!(store.flush(&large), Err(StoreError::Lost)), "{what}");
+        for small in &all[1..] {
+            store.fsync(small).unwrap();
+        }
+        for (rule, after) in crashes(&disk) {
+            let store = mount(&after);
+            assert!(matches!(get(&store, &store.root(), b"large"), Err(StoreError::NotFound)));
+            for n in 0..u8::try_from(all.len() - 1).unwrap() {
+                let small = get(&store, &store.root(), &[b's', b'a' + n]);
+                assert_eq!(small.unwrap(), [n; 100], "{what}, {rule:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_syncfs_that_fails_for_somebody_else_fails_no_commit() {
+    for nth in [1, 2] {
+        let disk = vault();
+        let commit = CommitPolicy::Interval(Duration::ZERO);
+        let store = mount_with(&disk, StoreOptions { commit, ..StoreOptions::default() });
+        let dirs: Vec<TestNode> = (0..20_u8)
+            .map(|n| store.mkdir(&store.root(), &[b'd', b'a' + n], &NEW).unwrap())
+            .collect();
+        for dir in &dirs {
+            let file = store.create(dir, b"f", &NEW).unwrap();
+            store.write(&file, 0, b"content").unwrap();
+            store.flush(&file).unwrap();
+            store.close_file(&file, true);
+        }
+        disk.fail(nth, libc::EIO, |call| call == CallKind::SyncAll);
+        store.tick();
+        store.tick();
+        assert!(disk.counters().of(CallKind::SyncAll) >= nth, "{:?}", disk.counters());
+        for (rule, after) in crashes(&disk) {
+            let store = mount(&after);
+            for n in 0..20_u8 {
+                let dir = store.lookup(&store.root(), &[b'd', b'a' + n]).unwrap();
+                assert_eq!(get(&store, &dir, b"f").unwrap(), b"content", "{nth}, {rule:?}");
+            }
+        }
+    }
+}
+
+/// Bytes that could not be written back are told to the descriptors that are open, and to the next syncfs.
+#[test]
+fn a_loss_that_was_forgotten_with_a_descriptor_is_still_told() {
+    use super::residents::Evictable;
+    use crate::backing::TempFile;
+    let disk = vault();
+    let store = mount(&disk);
+    let large = store.create(&store.root(), b"large", &NEW).unwrap();
+    store.write(&large, 0, &noise(400 << 10, 1)).unwrap();
+    store.flush(&large).unwrap();
+    let layer = {
+        let state = large.file().unwrap().state.read();
+        Arc::clone(state.open.as_ref().unwrap().layer.as_ref().unwrap())
+    };
+    disk.fail(1, libc::EIO, |call| call == CallKind::StartWriteback);
+    layer.file().unwrap().start_writeback().unwrap_err();
+    layer.evict();
+    assert!(store.fsync(&large).is_err());
+    assert!(matches!(store.flush(&large), Err(StoreError::Lost)));
+    for (rule, after) in crashes(&disk) {
+        let store = mount(&after);
+        let found = get(&store, &store.root(), b"large");
+        assert!(matches!(found, Err(StoreError::NotFound)), "{rule:?}: {found:?}");
+    }
+}
+
+/// A stub that waits in `.akasha/tmp` for its commit to be tried again was written before the syncfs that failed.
+#[test]
+fn a_stub_from_before_a_failed_syncfs_is_not_believed() {
+    let disk = vault();
+    let store = mount(&disk);
+    let root = store.root();
+    let file = put(&store, &root, b"a", b"linked");
+    store.link(&file, &root, b"b").unwrap();
+    store.prepare_stub(&file, &mut file.file().unwrap().commit.lock()).unwrap();
+    disk.fail(1, libc::EIO, |call| call == CallKind::SyncAll);
+    store.core.sync_all().unwrap_err();
+    let mut all = vec![Arc::clone(&file)];
+    for n in 0..10_u8 {
+        let other = store.create(&root, &[b'o', b'a' + n], &NEW).unwrap();
+        store.write(&other, 0, &[n; 100]).unwrap();
+        store.flush(&other).unwrap();
+        all.push(other);
+    }
+    let committed = store.commit(&all, commit::Take::All);
+    assert!(committed.is_err(), "the stub was believed");
+    store.fsync(&file).unwrap();
+    for (rule, after) in crashes(&disk) {
+        let store = mount(&after);
+        for name in [b"a", b"b"] {
+            let found = get(&store, &store.root(), name);
+            assert!(found.as_ref().is_ok_and(|found| found == b"linked"), "{rule:?}: {found:?}");
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! syncfs for everybody, and what one that failed means for files that were written before it.
+//!
+//! It says that something on the filesystem could not be written, not what, and says it once. Each file is then asked itself:
+//! its fsync fails if it is concerned, since the system keeps the error with the file for each open descriptor (fsync(2), Linux
+//! 4.13). Once the last descriptor is closed, the system may have forgotten.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+use crate::backing::Backing;
+
+use super::core::Core;
+use super::error::{Attempt, Result};
+
+/// The syncfs calls of a mount.
+#[derive(Default)]
+pub(crate) struct WholeSyncs {
+    /// One at a time: the error goes to one of them, and the others would say that all is well.
+    alone: Mutex<()>,
+    failed: AtomicU64,
+}
+
+impl<B: Backing> Core<B> {
+    /// Everything in the vault is durable on return, but for files that were written before a syncfs that failed
+    /// ([`Core::failed_syncs`]).
+    pub fn sync_all(&self) -> Result<()> {
+        let _alone = self.whole_syncs.alone.lock();
+        let synced = self.backing.sync_all(&self.root).attempt("sync the vault");
+        if synced.is_err() {
+            self.whole_syncs.failed.fetch_add(1, Ordering::AcqRel);
+        }
+        synced
+    }
+
+    /// How many syncfs calls failed. If that was another number when a file was made, one that succeeds says nothing about it.
+    pub fn failed_syncs(&self) -> u64 {
+        self.whole_syncs.failed.load(Ordering::Acquire)
+    }
+}
