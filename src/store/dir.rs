@@ -407,7 +407,7 @@ impl<B: Backing> Node<B> {
         if chained {
             // A source that is gone cannot be synced itself, and with moves into sources as well, perhaps in a circle, there is no
             // order but everything at once.
-            core.sync_all().inspect_err(|_| self.names_failed())?;
+            core.sync_all_names().inspect_err(|_| self.names_failed())?;
         } else {
             for (source, change) in &first {
                 source.sync_names_plainly(core, *change)?;

@@ -80,7 +80,7 @@ impl<B: Backing> Store<B> {
             left.iter().any(|(dir, _)| dir.dir().is_ok_and(|body| body.state.lock().removed));
         let synced: Result<()> = if removed {
             // Nothing is left to sync of it but its own removal.
-            self.core.sync_all()
+            self.core.sync_all_names()
         } else {
             self.sync_dirs(left.clone())
         };

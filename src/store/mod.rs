@@ -801,7 +801,7 @@ impl<B: Backing> Store<B> {
             clean &= self.settle_all();
             self.core.spares.clear(&self.core);
             // Moves, removals and new directories that no commit had to sync.
-            if let Err(error) = self.core.sync_all() {
+            if let Err(error) = self.core.sync_all_names() {
                 log::warn!(
                     "the last changes of names may not be durable: {}",
                     error::chain(&error)

@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use crate::backing::Backing;
+use crate::backing::{Backing, TempFile};
+use crate::format::temp_file_name;
 
 use super::core::Core;
 use super::error::{Attempt, Result};
@@ -30,6 +31,22 @@ impl<B: Backing> Core<B> {
         if synced.is_err() {
             self.whole_syncs.failed.fetch_add(1, Ordering::AcqRel);
         }
+        synced
+    }
+
+    /// As [`Core::sync_all`] for names alone: they are durable on return also if some file could not be written.
+    pub fn sync_all_names(&self) -> Result<()> {
+        if self.sync_all().is_ok() {
+            return Ok(());
+        }
+        // If that was a file, names are well. If it was the journal of the filesystem, the next syncfs may be a success that means
+        // nothing (ext4, turned read-only), but nothing new can be made durable any more.
+        self.sync_all()?;
+        let name = temp_file_name(&*self.entropy);
+        let made = self.backing.create_temp(&self.tmp, &name, 0o600);
+        let synced = made.and_then(|file| file.sync()).attempt("sync a new file");
+        // The next mount sweeps what cannot be removed now.
+        let _ = self.backing.unlink(&self.tmp, &name);
         synced
     }
 

@@ -413,3 +413,51 @@ fn a_stub_from_before_a_failed_syncfs_is_not_believed() {
         }
     }
 }
+
+/// The interval's commit of a file with several names shows its version before that is durable, and has nobody to tell.
+#[test]
+fn an_fsync_with_nothing_to_commit_tells_of_a_sync_that_failed_before() {
+    let mut told = 0;
+    for nth in 1..6 {
+        let disk = vault();
+        let commit = CommitPolicy::Interval(Duration::ZERO);
+        let store = mount_with(&disk, StoreOptions { commit, ..StoreOptions::default() });
+        let root = store.root();
+        let file = put(&store, &root, b"a", b"old");
+        store.link(&file, &root, b"b").unwrap();
+        store.fsync(&file).unwrap();
+        store.open_file(&file, true).unwrap();
+        store.write(&file, 0, b"new").unwrap();
+        store.flush(&file).unwrap();
+        store.close_file(&file, true);
+        disk.fail(nth, libc::EIO, |call| call == CallKind::SyncDir);
+        store.tick();
+        disk.heal();
+        if store.fsync(&file).is_err() {
+            told += 1;
+            continue;
+        }
+        for (rule, after) in crashes(&disk) {
+            let store = mount(&after);
+            for name in [b"a", b"b"] {
+                assert_eq!(get(&store, &store.root(), name).unwrap(), b"new", "{nth}, {rule:?}");
+            }
+        }
+    }
+    assert!(told > 0, "no sync of a tick failed");
+}
+
+/// A syncfs tells of any file on the filesystem, also of other programs'; a filesystem that was turned read-only by an error tells once.
+#[test]
+fn the_end_is_clean_if_only_some_file_could_not_be_written() {
+    for is_aborted in [false, true] {
+        let disk = vault();
+        let store = mount(&disk);
+        store.mkdir(&store.root(), b"dir", &NEW).unwrap();
+        disk.fail(1, libc::EIO, |call| call == CallKind::SyncAll);
+        if is_aborted {
+            disk.fail_from(1, libc::EROFS, |call| call == CallKind::CreateTemp);
+        }
+        assert_eq!(store.close().is_ok(), !is_aborted);
+    }
+}
