@@ -173,30 +173,35 @@ fn remove_all(store: &Arc<Store<SimDisk>>) -> Result<(), String> {
     Ok(())
 }
 
-/// One cut under one rule, and cuts of the recovery.
-fn crash(run: &Run, rule: &CrashRule, seed: u64, tally: &mut Tally) -> Result<(), String> {
-    let disk = run.disk.crash(rule);
-    let first = judge(&disk, &run.clock, &run.oracle)?;
-    let recovery = disk.operations();
+/// One cut under one rule, and `twice` cuts of the recovery. `judge` looks at what a cut under these rules left.
+fn crash(
+    (disk, clock): (&SimDisk, &Arc<TestClock>),
+    rule: &CrashRule,
+    judge: &dyn Fn(&SimDisk, &[CrashRule]) -> Result<(), String>,
+    (seed, twice): (u64, u64),
+    tally: &mut Tally,
+) -> Result<(), String> {
+    judge(&disk.crash(rule), &[*rule])?;
     tally.crashes += 1;
-    use_on(&disk, &run.clock, &first)?;
+    // It fails, or it did not need what failed.
+    let recover = |disk: &SimDisk| drop(mount(disk, clock, 0xcc));
+    let recovered = disk.crash(rule);
+    recover(&recovered);
+    let recovery = recovered.operations();
     let dice = SeededEntropy::new(seed);
     let cuts: Vec<u64> = if all_is_wanted() {
         (0..recovery).collect()
     } else {
-        (0..2).map(|_| dice.next_u64() % recovery.max(1)).collect()
+        (0..twice).map(|_| dice.next_u64() % recovery.max(1)).collect()
     };
     for cut in cuts {
-        let disk = run.disk.crash(rule);
+        let disk = disk.crash(rule);
         disk.cut_at(cut);
-        // It fails, or it did not need what failed.
-        let _ = mount(&disk, &run.clock, 0xcc);
+        recover(&disk);
         let rules = disk.rules(seed..seed + 1);
         let second = rules[(dice.next_u64() % rules.len() as u64) as usize];
-        let disk = disk.crash(&second);
         tally.recoveries += 1;
-        judge(&disk, &run.clock, &run.oracle)
-            .and_then(|seen| use_on(&disk, &run.clock, &seen))
+        judge(&disk.crash(&second), &[*rule, second])
             .map_err(|what| format!("recovery cut at {cut}, then {second:?}: {what}"))?;
     }
     Ok(())
@@ -276,6 +281,10 @@ fn torture(
             failures.push(format!("{place}: {what}"));
             continue;
         }
+        let look = |disk: &SimDisk, _: &[CrashRule]| {
+            let seen = judge(disk, &run.clock, &run.oracle)?;
+            use_on(disk, &run.clock, &seen)
+        };
         let wanted = env("AKASHA_RULE");
         let count = if all || wanted.is_some() { usize::MAX } else { effort.rules };
         for seed in seeds.clone() {
@@ -283,7 +292,8 @@ fn torture(
                 if wanted.as_ref().is_some_and(|wanted| *wanted != format!("{rule:?}")) {
                     continue;
                 }
-                if let Err(what) = caught(|| crash(&run, &rule, cut, tally)) {
+                let disk = (&run.disk, &run.clock);
+                if let Err(what) = caught(|| crash(disk, &rule, &look, (cut, 2), tally)) {
                     let replay = format!("{place} AKASHA_SEED={seed} AKASHA_RULE='{rule:?}'");
                     failures.push(format!("{replay}: {what}"));
                 }
@@ -385,7 +395,13 @@ fn shrunk<T>(
 }
 
 /// Tries cuts of a script of hard links, on a disk that keeps the order of names or on one that does not.
-fn torture_linked(name: &str, ops: &[linked::Op], in_order: bool, effort: Effort) -> Vec<String> {
+fn torture_linked(
+    name: &str,
+    ops: &[linked::Op],
+    in_order: bool,
+    effort: Effort,
+    tally: &mut Tally,
+) -> Vec<String> {
     let mut whole = linked::Run::new(in_order);
     let before = whole.disk.operations();
     if let Err(what) = caught(|| whole.run(ops)) {
@@ -407,6 +423,7 @@ fn torture_linked(name: &str, ops: &[linked::Op], in_order: bool, effort: Effort
     }
     let mut failures = Vec::new();
     for cut in cuts {
+        tally.cuts += 1;
         let place = format!("AKASHA_SCRIPT='{name}' AKASHA_ORDER={in_order} AKASHA_CUT={cut}");
         let mut run = linked::Run::new(in_order);
         run.disk.cut_at(cut);
@@ -420,7 +437,10 @@ fn torture_linked(name: &str, ops: &[linked::Op], in_order: bool, effort: Effort
             rules.swap_remove(2 + dice.next_u64() as usize % (rules.len() - 2));
         }
         for rule in rules {
-            if let Err(what) = caught(|| linked::judge(&run, &rule)) {
+            let look = |disk: &SimDisk, rules: &[CrashRule]| linked::judge(&run, disk, rules);
+            let twice = u64::from(dice.next_u64().is_multiple_of(4));
+            let disk = (&run.disk, &run.clock);
+            if let Err(what) = caught(|| crash(disk, &rule, &look, (cut, twice), tally)) {
                 failures.push(format!("{place} AKASHA_RULE='{rule:?}': {what}"));
             }
         }
@@ -430,13 +450,13 @@ fn torture_linked(name: &str, ops: &[linked::Op], in_order: bool, effort: Effort
 
 #[test]
 fn a_cut_leaves_hard_links_whole() {
-    let mut failures = Vec::new();
+    let (mut failures, mut tally) = (Vec::new(), Tally::default());
     let wanted = |name: &str| env("AKASHA_SCRIPT").is_none_or(|wanted| wanted == name);
     for (name, ops) in linked::written() {
         if wanted(name) && !is_enough(&failures) {
             for in_order in orders() {
                 let effort = Effort { cuts: 40, rules: 8, seeds: 1 };
-                failures.extend(torture_linked(name, &ops, in_order, effort));
+                failures.extend(torture_linked(name, &ops, in_order, effort, &mut tally));
             }
         }
     }
@@ -447,11 +467,11 @@ fn a_cut_leaves_hard_links_whole() {
             let ops = linked::random(seed, number("AKASHA_OPS").unwrap_or(40) as usize);
             for in_order in orders() {
                 let effort = Effort { cuts: 12, rules: 6, seeds: 1 };
-                failures.extend(torture_linked(&name, &ops, in_order, effort));
+                failures.extend(torture_linked(&name, &ops, in_order, effort, &mut tally));
             }
         }
     }
-    report(&failures, &Tally::default());
+    report(&failures, &tally);
 }
 
 #[test]

@@ -485,16 +485,16 @@ pub(super) fn view(store: &Arc<Store<SimDisk>>) -> Result<View, String> {
     if seen == view.len() { Ok(view) } else { Err("a name is there twice".into()) }
 }
 
-/// What `rule` leaves is what the oracle allows, can be used, and leaves nothing behind.
-pub fn judge(run: &Run, rule: &CrashRule) -> Result<(), String> {
-    let disk = run.disk.crash(rule);
-    let store = mount(&disk, &run.clock, 0xaa)?;
+/// What cuts under `rules` left is what the oracle allows, can be used, and leaves nothing behind.
+pub fn judge(run: &Run, disk: &SimDisk, rules: &[CrashRule]) -> Result<(), String> {
+    let store = mount(disk, &run.clock, 0xaa)?;
     let first = view(&store)?;
     // A journal commits both ends of a move at once; elsewhere the sync of one directory is that of its end alone.
-    let doubles = !matches!(rule, CrashRule::Journal { .. } | CrashRule::Everything);
+    let is_whole = |rule| matches!(rule, &CrashRule::Journal { .. } | &CrashRule::Everything);
+    let doubles = !rules.iter().all(is_whole);
     run.oracle.check(&first, doubles)?;
     drop(store);
-    let store = mount(&disk, &run.clock, 0xbb)?;
+    let store = mount(disk, &run.clock, 0xbb)?;
     if view(&store)? != first {
         return Err("a second mount shows something else".into());
     }

@@ -323,7 +323,8 @@ impl Faulty {
             rules.swap_remove((self.dice.next_u64() >> 8) as usize % rules.len());
         }
         for rule in rules {
-            judge(&self.run, &rule).map_err(|what| format!("cut, {rule:?}: {what}"))?;
+            judge(&self.run, &self.run.disk.crash(&rule), &[rule])
+                .map_err(|what| format!("cut, {rule:?}: {what}"))?;
         }
         Ok(())
     }
