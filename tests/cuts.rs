@@ -173,11 +173,14 @@ fn remove_all(store: &Arc<Store<SimDisk>>) -> Result<(), String> {
     Ok(())
 }
 
-/// One cut under one rule, and `twice` cuts of the recovery. `judge` looks at what a cut under these rules left.
+/// Looks at what cuts under these rules left.
+type Judge<'a> = dyn Fn(&SimDisk, &[CrashRule]) -> Result<(), String> + 'a;
+
+/// One cut under one rule, and `twice` cuts of the recovery.
 fn crash(
     (disk, clock): (&SimDisk, &Arc<TestClock>),
     rule: &CrashRule,
-    judge: &dyn Fn(&SimDisk, &[CrashRule]) -> Result<(), String>,
+    judge: &Judge<'_>,
     (seed, twice): (u64, u64),
     tally: &mut Tally,
 ) -> Result<(), String> {

@@ -99,6 +99,10 @@ impl<B: Backing> Store<B> {
                 }
                 committed => committed?,
             };
+            if first.iter().any(|node| self.is_left_alone(node, take)) {
+                // Whoever wants its name waits, too, until its writers are done or have been at it for too long.
+                return Ok(());
+            }
         }
         Err(StoreError::Io {
             what: "commit files that keep changing places",
@@ -134,11 +138,14 @@ impl<B: Backing> Store<B> {
             let mut guard = body.commit.lock();
             let sealed = self.freeze_and_seal(node, body, take, &mut guard);
             let sealed = sealed.and_then(|covers| {
-                self.prepare_stub(node, &mut guard)?;
+                if covers.is_some() {
+                    self.prepare_stub(node, &mut guard)?;
+                }
                 Ok(covers)
             });
             match sealed {
-                Ok(covers) => works.push(Work { node, guard, covers }),
+                Ok(Some(covers)) => works.push(Work { node, guard, covers }),
+                Ok(None) => {}
                 Err(error) if has_lost_its_name(node, &error) => {}
                 Err(error) => {
                     first_error.get_or_insert(error);
@@ -168,14 +175,15 @@ impl<B: Backing> Store<B> {
         first_error.map_or(Ok(in_the_way), Err)
     }
 
-    /// Freezes the open edit, if no frozen one waits and `take` says so, and completes the frozen one's layer.
+    /// Freezes the open edit, if no frozen one waits and `take` says so, and completes the frozen one's layer. `None` if the file is
+    /// to be left alone, with the names that it waits to take.
     fn freeze_and_seal(
         &self,
         node: &Arc<Node<B>>,
         body: &FileBody<B>,
         take: Take,
         guard: &mut CommitState<B>,
-    ) -> Result<u64> {
+    ) -> Result<Option<u64>> {
         // What the frozen edit changes is based on: without it nothing can be folded in.
         if !matches!(node.place.lock().home, Home::Pending) {
             node.load_top(&self.core).or_else(|error| {
@@ -185,13 +193,17 @@ impl<B: Backing> Store<B> {
                 if whole { Ok(None) } else { Err(error) }
             })?;
         }
-        // What moves is moved with what it holds: a half-written file that somebody waits for is somebody's wish.
+        // What moves is moved with what it holds: a half-written file whose name somebody syncs is somebody's wish. Nobody asked the
+        // interval's commit.
         let moves = node.is_to_move();
         let (frozen, covers) = {
             let _alone = body.gate.write();
             let mut state = body.state.write();
             if state.lost {
                 return Err(StoreError::Lost);
+            }
+            if moves && guard.finished.is_none() && self.leaves_alone(&state, take) {
+                return Ok(None);
             }
             if state.frozen.is_none()
                 && (moves || self.takes(&state, take))
@@ -212,7 +224,7 @@ impl<B: Backing> Store<B> {
                 self.carry_xattrs(node, finished)?;
             }
         }
-        Ok(covers)
+        Ok(Some(covers))
     }
 
     /// Makes the bytes of all layers durable: one by one, or all at once.
@@ -234,11 +246,9 @@ impl<B: Backing> Store<B> {
     }
 
     fn prefers_sync_all(&self, works: &[Work<'_, B>]) -> bool {
-        let finished = || works.iter().filter_map(|work| work.guard.finished.as_ref());
+        let finished = works.iter().filter(|work| work.guard.finished.is_some()).count();
         let stubs = works.iter().filter(|work| work.guard.stub.is_some()).count();
-        let is_wanted = finished().count() + stubs >= SYNC_ALL_LAYERS
-            || finished().any(|finished| finished.layer.was_closed());
-        is_wanted && self.core.backing.sync_all_is_sound()
+        finished + stubs >= SYNC_ALL_LAYERS && self.core.backing.sync_all_is_sound()
     }
 
     /// `false` if that failed: each layer must be asked.
@@ -768,11 +778,21 @@ impl<B: Backing> Store<B> {
         take == Take::All || state.writers == 0 || is_handed_over || self.is_overdue(state)
     }
 
+    /// Whether a commit that nobody asked for finds writers at work, and nothing that they were done with before.
+    fn leaves_alone(&self, state: &FileState<B>, take: Take) -> bool {
+        take == Take::Done && state.frozen.is_none() && !self.takes(state, take)
+    }
+
     /// Whether it has been written for so long that its writers' end is not waited for.
     fn is_overdue(&self, state: &FileState<B>) -> bool {
         let begun = state.open.as_ref().map(|edit| edit.begun);
         let now = self.core.clock.elapsed();
         begun.is_some_and(|begun| now.saturating_sub(begun) >= self.core.options.open_commit)
+    }
+
+    fn is_left_alone(&self, node: &Node<B>, take: Take) -> bool {
+        let leaves = |body: &FileBody<B>| self.leaves_alone(&body.state.read(), take);
+        node.is_to_move() && node.file().is_ok_and(leaves)
     }
 
     /// Whether a change of `node` up to `target`, or a name that it waits to take, is still to be committed.
@@ -786,6 +806,11 @@ impl<B: Backing> Store<B> {
             let taken = state.frozen.is_some() || state.open.is_some() && self.takes(&state, take);
             if state.lost || (taken && state.committed < target) {
                 return true;
+            }
+            let is_left_alone = self.leaves_alone(&state, take);
+            drop(state);
+            if is_left_alone && node.is_to_move() {
+                return false;
             }
         }
         let place = node.place.lock();

@@ -407,7 +407,7 @@ impl<B: Backing> Node<B> {
         if chained {
             // A source that is gone cannot be synced itself, and with moves into sources as well, perhaps in a circle, there is no
             // order but everything at once.
-            core.sync_all_names().inspect_err(|_| self.names_failed())?;
+            core.sync_all_names()?;
         } else {
             for (source, change) in &first {
                 source.sync_names_plainly(core, *change)?;
@@ -446,6 +446,7 @@ impl<B: Backing> Node<B> {
             Err(error) if error.is_missing() => return Ok(()),
             other => other?,
         };
+        core.touch()?;
         dir.names.sync(change, || core.backing.sync_dir(&fd).attempt("sync a directory"))
     }
 }

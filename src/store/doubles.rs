@@ -23,6 +23,7 @@ use super::core::{ControlDirs, VaultKeys};
 use super::dir::{kind_agrees, read_sidecar, settle_names};
 use super::error::{Attempt, Result};
 use super::recover::{Ahead, tail_of};
+use super::sync_all::sync_all_names;
 
 /// Where an entry is.
 struct Found {
@@ -84,8 +85,7 @@ pub(crate) fn settle<B: Backing>(
     }
     if removed > 0 {
         // Before anything is changed under the names that stay: the others may not come back with what they hold now.
-        let root = backing.root().attempt("open the vault")?;
-        backing.sync_all(&root).attempt("sync the vault")?;
+        sync_all_names(backing, dirs)?;
         info!("removed {removed} old names of moved files, which a power cut had left");
     }
     Ok(())

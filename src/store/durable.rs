@@ -85,11 +85,11 @@ impl<B: Backing> Store<B> {
     /// Makes the changes of these directories durable, all at once where they are many.
     pub(super) fn sync_dirs(&self, mut dirs: Vec<(Arc<Node<B>>, u64)>) -> Result<()> {
         dirs.retain(|(dir, change)| dir.dir().is_ok_and(|body| body.names.upto() < *change));
-        if dirs.len() >= SYNC_ALL_DIRS && self.core.backing.sync_all_is_sound() {
-            match self.sync_dirs_together(&dirs) {
-                Ok(()) => return Ok(()),
-                Err(error) => warn!("directories are synced one by one: {}", chain(&error)),
-            }
+        if dirs.len() >= SYNC_ALL_DIRS
+            && self.core.backing.sync_all_is_sound()
+            && let Err(error) = self.sync_dirs_together(&dirs)
+        {
+            warn!("directories are synced one by one: {}", chain(&error));
         }
         for (dir, change) in &dirs {
             dir.sync_names(&self.core, *change)?;
@@ -105,7 +105,7 @@ impl<B: Backing> Store<B> {
             let state = body.state.lock();
             covered.push((body.names.latest(), state.sync_first.clone()));
         }
-        self.core.sync_all()?;
+        self.core.sync_all_names()?;
         for ((dir, _), (latest, first)) in dirs.iter().zip(&covered) {
             dir.dir()?.names.cover(*latest);
             dir.forget_durable(first);
@@ -119,6 +119,7 @@ impl<B: Backing> Store<B> {
         if self.inode_names.upto() >= upto {
             return Ok(());
         }
+        self.core.touch()?;
         self.inode_names.sync(upto, || {
             self.core.backing.sync_dir(&self.core.inodes).attempt("sync .akasha/inodes")
         })
@@ -130,6 +131,7 @@ impl<B: Backing> Store<B> {
         if self.layer_names.upto() >= upto {
             return Ok(());
         }
+        self.core.touch()?;
         self.layer_names
             .sync(upto, || self.core.backing.sync_dir(&self.core.layers).attempt("sync the layers"))
     }

@@ -285,7 +285,7 @@ impl<B: Backing> Store<B> {
             recover::sweep(&*backing, &dirs)?;
             if !clean {
                 // What the daemon before remembered, until its changes of names were durable, nobody does any more.
-                backing.sync_all(&dirs.root).attempt("sync the vault")?;
+                sync_all::sync_all_names(&*backing, &dirs)?;
                 doubles::settle(&*backing, &dirs, &keys)?;
                 hidden = recover::hunt(&*backing, &dirs, &keys)?;
             }
@@ -811,7 +811,8 @@ impl<B: Backing> Store<B> {
             if clean && self.core.may_have_orphans() {
                 clean = self.hunt_at_the_end();
             }
-            if clean {
+            // Without the mark `akasha umount` says that something went wrong, also of a daemon that nobody watches.
+            if clean && !self.lost_unseen.load(Ordering::Relaxed) {
                 lock::end(&*self.core.backing, &self.core.control);
             }
         }

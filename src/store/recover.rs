@@ -19,6 +19,7 @@ use super::core::{ControlDirs, VaultKeys};
 use super::dir::{read_sidecar, settle_names};
 use super::error::{Attempt, Result};
 use super::intent::Intent;
+use super::sync_all::sync_all_names;
 
 /// Sweeps; returns how many leftovers were removed.
 pub(crate) fn sweep<B: Backing>(backing: &B, dirs: &ControlDirs<B>) -> Result<usize> {
@@ -89,8 +90,7 @@ pub(crate) fn hunt<B: Backing>(
     }
     // What was seen may be what an earlier daemon changed last, and not be durable: a cut would bring back tops that
     // refer to what is removed now.
-    let root = backing.root().attempt("open the vault")?;
-    backing.sync_all(&root).attempt("sync the vault")?;
+    sync_all_names(backing, dirs)?;
     let mut removed = 0;
     for layer in &layers {
         let name = layer_file_name(layer.0, layer.1);

@@ -1,17 +1,20 @@
-//! syncfs for everybody, and what one that failed means for files that were written before it.
+//! syncfs for everybody, what one that failed means for files that were written before it, and what a success is worth.
 //!
-//! It says that something on the filesystem could not be written, not what, and says it once. Each file is then asked itself:
-//! its fsync fails if it is concerned, since the system keeps the error with the file for each open descriptor (fsync(2), Linux
-//! 4.13). Once the last descriptor is closed, the system may have forgotten.
+//! A failed syncfs says that something on the filesystem could not be written, not what, and says it once. Each file is then asked
+//! itself: its fsync fails if it is concerned, since the system keeps the error with the file for each open descriptor (fsync(2),
+//! Linux 4.13). Once the last descriptor is closed, the system may have forgotten.
+//!
+//! A journal that failed in the background is not told to who syncs a directory afterwards: ext4 and xfs say that all is well, until
+//! something is changed (`tests/faults/failing.py`, `journal_fails_unseen`). So something is changed first.
 
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use crate::backing::{Backing, TempFile};
-use crate::format::temp_file_name;
+use crate::backing::{At, AttrChange, Backing};
 
-use super::core::Core;
+use super::core::{ControlDirs, Core};
 use super::error::{Attempt, Result};
 
 /// The syncfs calls of a mount.
@@ -36,22 +39,45 @@ impl<B: Backing> Core<B> {
 
     /// As [`Core::sync_all`] for names alone: they are durable on return also if some file could not be written.
     pub fn sync_all_names(&self) -> Result<()> {
-        if self.sync_all().is_ok() {
-            return Ok(());
-        }
-        // If that was a file, names are well. If it was the journal of the filesystem, the next syncfs may be a success that means
-        // nothing (ext4, turned read-only), but nothing new can be made durable any more.
-        self.sync_all()?;
-        let name = temp_file_name(&*self.entropy);
-        let made = self.backing.create_temp(&self.tmp, &name, 0o600);
-        let synced = made.and_then(|file| file.sync()).attempt("sync a new file");
-        // The next mount sweeps what cannot be removed now.
-        let _ = self.backing.unlink(&self.tmp, &name);
-        synced
+        // A file of anybody's that could not be written concerns no name, and is told of once.
+        self.sync_all().or_else(|_| self.sync_all())?;
+        self.touch()?;
+        self.backing.sync_dir(&self.tmp).attempt("sync the vault")
     }
 
     /// How many syncfs calls failed. If that was another number when a file was made, one that succeeds says nothing about it.
     pub fn failed_syncs(&self) -> u64 {
         self.whole_syncs.failed.load(Ordering::Acquire)
     }
+
+    /// A change of no consequence, which comes before names are synced that may have changed a while ago: it is refused, or the
+    /// sync then fails, if the journal failed meanwhile.
+    pub fn touch(&self) -> Result<()> {
+        touch(&*self.backing, &self.tmp)
+    }
+}
+
+/// As [`Core::sync_all_names`], before there is a core.
+pub(super) fn sync_all_names<B: Backing>(backing: &B, dirs: &ControlDirs<B>) -> Result<()> {
+    let sync = || backing.sync_all(&dirs.root).attempt("sync the vault");
+    sync().or_else(|_| sync())?;
+    touch(backing, &dirs.tmp)?;
+    backing.sync_dir(&dirs.tmp).attempt("sync the vault")
+}
+
+fn touch<B: Backing>(backing: &B, tmp: &B::Dir) -> Result<()> {
+    let touched = backing.stat(tmp, At::This).and_then(|stat| {
+        let change = AttrChange { mtime: Some(stat.mtime), ..AttrChange::default() };
+        backing.set_attr(tmp, At::This, &change)
+    });
+    match touched {
+        Err(error) if is_the_end(&error) => Err(error).attempt("change the vault"),
+        // No room, or not ours to change: no sign of anything.
+        _ => Ok(()),
+    }
+}
+
+/// What a filesystem says that takes no changes any more.
+fn is_the_end(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EIO | libc::EROFS | libc::EUCLEAN | libc::ESHUTDOWN))
 }

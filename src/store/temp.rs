@@ -125,18 +125,17 @@ impl<B: Backing> LayerTemp<B> {
         self.file.lock().is_some()
     }
 
-    /// Whether only a syncfs can tell that it is durable: its own descriptors may not have been told of an error.
-    pub fn was_closed(&self) -> bool {
-        self.was_closed.load(Ordering::Acquire)
-    }
-
     /// It is durable on return, by a syncfs that just succeeded or by an fsync of its own.
     pub fn sync(self: &Arc<Self>, synced_all: bool) -> Result<()> {
         let no_sync_failed = self.failed_syncs == self.core.failed_syncs();
         if synced_all && no_sync_failed {
             return Ok(());
         }
-        if self.was_closed() && !no_sync_failed {
+        // Of one that was closed, its own descriptor may not have been told.
+        if self.was_closed.load(Ordering::Acquire) && self.core.backing.sync_all_is_sound() {
+            if no_sync_failed {
+                return self.core.sync_all();
+            }
             return Err(StoreError::Io {
                 what: "sync a layer of which a failed sync may have been forgotten",
                 source: std::io::Error::from_raw_os_error(libc::EIO),

@@ -608,3 +608,36 @@ fn no_commit_that_nobody_asked_for_takes_what_is_being_written() {
     store.commit(&[saved, made], commit::Take::Done).unwrap();
     shown(&[("made", b""), ("saved", b"new")]);
 }
+
+/// A rename over a file that is open for writing waits for a commit. One that nobody asked for found a writer at work, and took the
+/// file half-written since it was to move.
+#[test]
+fn no_commit_that_nobody_asked_for_moves_what_is_being_written() {
+    let disk = vault();
+    let store = mount(&disk);
+    let root = store.root();
+    put(&store, &root, b"a", b"old");
+    let new = put(&store, &root, b"a.tmp", b"new");
+    store.open_file(&new, true).unwrap();
+    store.rename(&root, b"a.tmp", &root, b"a", RenameFlags::Replace).unwrap();
+    store.close_file(&new, true);
+    // Found to be due, and opened before its turn came.
+    store.open_file(&new, true).unwrap();
+    store.truncate(&new, 0).unwrap();
+    // A new file under the name that it leaves waits along with it.
+    let next = store.create(&root, b"a.tmp", &NEW).unwrap();
+    store.write(&next, 0, b"next").unwrap();
+    store.close_file(&next, true);
+    let all = [Arc::clone(&new), Arc::clone(&next)];
+    store.commit(&all, commit::Take::Done).unwrap();
+    let shown = |name: &[u8]| {
+        let store = mount(&disk.crash(&CrashRule::Everything));
+        get(&store, &store.root(), name).unwrap()
+    };
+    assert_eq!((shown(b"a"), shown(b"a.tmp")), (b"old".to_vec(), b"new".to_vec()));
+    store.write(&new, 0, b"newer").unwrap();
+    store.close_file(&new, true);
+    store.commit(&all, commit::Take::Done).unwrap();
+    store.fsync_dir(&root).unwrap();
+    assert_eq!((shown(b"a"), shown(b"a.tmp")), (b"newer".to_vec(), b"next".to_vec()));
+}

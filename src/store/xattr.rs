@@ -531,6 +531,7 @@ impl<B: Backing> Store<B> {
             held.changed
         };
         let core = &self.core;
+        core.touch()?;
         let synced = node.at_entry(
             core,
             |dir, at| match at {

@@ -2,16 +2,19 @@
 disk itself, whole; everything else is an older or a newer version, whole; and work goes on when the disk does.
 
 The disk is a loop device over the recorder of tests/powercut, so that a write fails where it fails in life: when the kernel writes
-back, long after the call that wrote.
+back, long after the call that wrote. Run it in a mount namespace of its own (scripts/faults failing).
 
 usage: failing.py AKASHA [short | [--seed N] [--rounds N] [ext4|xfs|btrfs]...]
 """
 
+import copy
+import ctypes
 import errno
 import itertools
 import os
 import pathlib
 import random
+import shutil
 import sys
 import time
 
@@ -22,19 +25,20 @@ from common import MKFS, Place, Vault, noise, run, until
 from recorder import FSYNC, MAX_WRITE, WRITE, Recorder, Server
 
 DISK_MIB = 384
-# What the disk refuses: only blocks that look like ciphertext, or whatever it is sent, flushes and the journal included.
-CONTENT, ANYTHING = 1, 2
+# What the disk refuses: one in eight of the writes that look like ciphertext; one in eight of all, flushes and the journal's included;
+# or everything.
+CONTENT, ANYTHING, EVERYTHING = 1, 2, 3
 OPERATIONS = 40
 TOLD = {errno.EIO, errno.EROFS, errno.ENOSPC, errno.ESHUTDOWN, errno.EUCLEAN}
 
 
 def looks_random(block):
-    """Blocks of metadata have runs of zeros; one byte in 256 of ciphertext is zero."""
-    return bytes(block).count(0) < len(block) // 100
+    """Whether it does not begin as metadata does: 256 bytes of ciphertext have about 162 values, names fewer than 100."""
+    return len(set(block[:256])) > 120
 
 
 class Failing(Server):
-    """Serves the image; while the second cell of the counter is set, one write in eight fails, first in its middle."""
+    """Serves the image, and fails as the second cell of the counter says."""
 
     def __init__(self, fuse, image, log, counter):
         super().__init__(fuse, image, log, counter)
@@ -45,35 +49,37 @@ class Failing(Server):
 
     def answer(self, opcode, body):
         mode = self.counter.cell[1]
-        if mode and opcode in (WRITE, FSYNC) and self.dice.randrange(8) == 0:
-            if opcode == WRITE and (mode == ANYTHING or looks_random(body[40:])):
-                self.counter.cell[2] += 1
-                return -errno.EIO, []
-            if opcode == FSYNC and mode == ANYTHING:
-                self.counter.cell[2] += 1
-                return -errno.EIO, []
+        if mode and opcode in (WRITE, FSYNC) and self.refuses(mode, opcode == WRITE, body):
+            self.counter.cell[2] += 1
+            return -errno.EIO, []
         if opcode == WRITE:
             os.truncate(self.data, 0)
         return super().answer(opcode, body)
 
+    def refuses(self, mode, is_write, body):
+        if mode == EVERYTHING:
+            return True
+        is_wanted = mode == ANYTHING or is_write and looks_random(body[40:])
+        return is_wanted and self.dice.randrange(8) == 0
 
-class File:
-    """What is known of one path: what was promised, and what may be there as well."""
+
+class Known:
+    """What is known of one path: what was promised, what may be there as well, and what a clean end promises."""
 
     def __init__(self):
-        self.promised, self.later, self.all = None, [], []
+        self.promised, self.later, self.all, self.last = None, [], [], None
 
     def tries(self, data):
         self.later.append(data)
         self.all.append(data)
+        self.last = None
 
     def holds(self, data):
         """An fsync said so."""
         self.promised, self.later = data, []
 
     def allows(self, data):
-        known = [self.promised, *self.later]
-        return any(data == version for version in known)
+        return any(data == version for version in [self.promised, *self.later])
 
     def describe(self, data):
         """What `data` is that is not allowed."""
@@ -81,19 +87,12 @@ class File:
             return f"{len(data)} bytes that were never in it"
         return f"version {self.all.index(data) + 1} of {len(self.all)} and not {self.all.index(self.promised) + 1} or later"
 
-    def is_promised(self):
-        return self.promised is not None
 
+class Disk:
+    """A filesystem on a disk that fails."""
 
-class Round:
-    """One disk, one vault, one window of errors."""
-
-    def __init__(self, place, kind, mode, seed):
-        self.place, self.kind, self.mode = place, kind, mode
-        self.dice = random.Random(seed)
-        self.files, self.promises, self.errors = {}, 0, 0
-        self.seeds = itertools.count(seed * 1000)
-        self.image, self.at = place.dir / f"{kind} {seed}.img", place.dir / "disk"
+    def __init__(self, place, kind, name):
+        self.kind, self.image, self.at = kind, place.dir / f"{kind} {name}.img", place.dir / "disk"
         with open(self.image, "wb") as file:
             file.truncate(DISK_MIB << 20)
         run(*MKFS[kind], self.image)
@@ -102,18 +101,25 @@ class Round:
         self.recorder = Recorder(str(self.image), str(place.dir / "log"), str(self.served), Failing)
         place.ends.append(self.let_go)
         self.at.mkdir(exist_ok=True)
-        self.mount()
         place.ends.append(self.unmount)
-        self.vault = Vault(place, self.at)
-        assert self.vault.start(), self.vault.said()
+        self.mount()
+
+    def fails(self, mode):
+        self.recorder.counter.cell[1] = mode
+
+    def refused(self):
+        return self.recorder.counter.cell[2]
 
     def mount(self):
         device = run("losetup", "--find", "--show", self.served).stdout.strip()
-        # A longer request is cut in two by FUSE, and where the second part fails, loop takes a short write for a success.
-        limit = pathlib.Path("/sys/block", pathlib.Path(device).name, "queue/max_sectors_kb")
-        limit.write_text(str(MAX_WRITE // 2048), encoding="ascii")
-        run("mount", "-t", self.kind, device, self.at)
-        run("losetup", "--detach", device)
+        try:
+            # A longer request is cut in two by FUSE, and where the second part fails, loop takes a short write for a success.
+            limit = pathlib.Path("/sys/block", pathlib.Path(device).name, "queue/max_sectors_kb")
+            limit.write_text(str(MAX_WRITE // 2048), encoding="ascii")
+            run("mount", "-t", self.kind, device, self.at)
+        finally:
+            # It goes with the mount, or now.
+            run("losetup", "--detach", device)
 
     def unmount(self):
         """As far as the kernel goes: what it has in memory of the disk must be gone when it is mounted again."""
@@ -128,6 +134,31 @@ class Round:
             self.recorder.stop()
             self.recorder = None
 
+    def is_writable(self):
+        """Whether the filesystem has survived it."""
+        try:
+            write(self.at / "probe", b"probe", sync=True)
+        except OSError as error:
+            assert error.errno in TOLD, error
+            return False
+        return True
+
+
+class Round:
+    """One disk, one vault, one window of errors."""
+
+    def __init__(self, place, kind, mode, seed):
+        self.place, self.mode = place, mode
+        self.dice = random.Random(seed)
+        self.files, self.promises, self.errors = {}, 0, 0
+        # Directories: those promised to be there or not, and those changed since.
+        self.dirs, self.dirs_later = {}, set()
+        self.seeds = itertools.count(seed * 1000)
+        self.disk = Disk(place, kind, seed)
+        self.label = f"{kind}, {'content' if mode == CONTENT else 'anything'}, seed {seed}"
+        self.vault = Vault(place, self.disk.at)
+        assert self.vault.start(), self.vault.said()
+
     def content(self, size):
         return noise(next(self.seeds), size)
 
@@ -136,18 +167,25 @@ class Round:
 
     def attempt(self, name, data, step, promises=True):
         """`step` makes `name` hold `data`; if it succeeds and `promises`, that is durable. True if it did."""
-        known = self.files.setdefault(name, File())
+        known = self.files.setdefault(name, Known())
         known.tries(data)
-        try:
-            step()
-        except OSError as error:
-            assert error.errno in TOLD, f"{name}: {error}"
-            self.errors += 1
+        if not self.told(step):
             self.give_up(name + "~")
             return False
+        known.last = data
         if promises:
             known.holds(data)
             self.promises += 1
+        return True
+
+    def told(self, step):
+        """Whether it succeeds; what it says if not is an error of the disk's."""
+        try:
+            step()
+        except OSError as error:
+            assert error.errno in TOLD, f"{self.label}: {error}"
+            self.errors += 1
+            return False
         return True
 
     def give_up(self, name):
@@ -197,37 +235,46 @@ class Round:
         self.attempt(name, bytes(new), step)
 
     def burst(self):
-        """Many files, of which nobody waits for each: the directory is synced, or the interval passes."""
-        names = [f"burst/{n}" for n in range(24)]
+        """Many files, of which nobody waits for each: their directories are synced, or the interval passes."""
+        where = self.dice.choice(["burst", "spread"])
+        names = [f"burst/{n}" if where == "burst" else f"spread/{n}/file" for n in range(24)]
         written = []
         for name in names:
             data = self.content(self.dice.choice([300, 40_000]))
-            if self.attempt(name, data, lambda name=name, data=data: self.replace(name, data, sync=False), promises=False):
+            step = lambda name=name, data=data: self.replace(name, data, sync=False)
+            if self.attempt(name, data, step, promises=False):
                 written.append((name, data))
         if self.dice.randrange(2):
             time.sleep(0.4)
             return
-        try:
-            sync_dir(self.path("burst"))
-        except OSError as error:
-            assert error.errno in TOLD, error
-            self.errors += 1
-            return
-        for name, data in written:
-            self.files[name].holds(data)
+        for directory in sorted({self.path(name).parent for name in names}):
+            if self.told(lambda directory=directory: sync_dir(directory)):
+                for name, data in written:
+                    if self.path(name).parent == directory:
+                        self.files[name].holds(data)
+                        self.promises += 1
+
+    def directories(self):
+        """Directories that come and go."""
+        def change(name, is_there):
+            self.dirs_later.add(name)
+            if self.told(lambda: os.mkdir(self.path(name)) if is_there else os.rmdir(self.path(name))):
+                now[name] = is_there
+        now = {}
+        for name, is_there in list(self.dirs.items()):
+            if is_there and name not in self.dirs_later and self.dice.randrange(2):
+                change(name, False)
+        for _ in range(4):
+            change(f"dirs/{next(self.seeds)}", True)
+        if self.dice.randrange(3) and self.told(lambda: sync_dir(self.path("dirs"))):
+            self.dirs.update(now)
+            self.dirs_later -= now.keys()
             self.promises += 1
 
-    def move(self):
-        """Directories that come and go: syncs of names."""
-        try:
-            for n in range(12):
-                os.makedirs(self.path(f"dirs/{n}/in"), exist_ok=True)
-            for n in range(12):
-                os.rmdir(self.path(f"dirs/{n}/in"))
-            sync_dir(self.path("dirs"))
-        except OSError as error:
-            assert error.errno in TOLD, error
-            self.errors += 1
+    def work(self, count):
+        steps = [self.save, self.save, self.large, self.patch, self.patch, self.burst, self.burst, self.directories]
+        for _ in range(count):
+            self.dice.choice(steps)()
 
     # ---- what is there -------------------------------------------------------------------------
 
@@ -238,73 +285,70 @@ class Round:
         except OSError as error:
             assert error.errno in TOLD | {errno.ENOENT}, error
             return None
-        assert self.is_known(name, data), f"{self.label()}: {name} shows what was never in it, {len(data)} bytes"
+        known = self.files.get(name)
+        assert known and known.allows(data), f"{self.label}: {name} shows what was never in it, {len(data)} bytes"
         return data
 
-    def is_known(self, name, data):
-        known = self.files.get(name)
-        return known and known.allows(data)
-
-    def is_writable(self):
-        """Whether the filesystem below has survived it."""
-        try:
-            write(self.at / "probe", b"probe", sync=True)
-        except OSError as error:
-            assert error.errno in TOLD, error
-            return False
-        return True
-
-    def work(self, count):
-        steps = [self.save, self.save, self.large, self.patch, self.patch, self.burst, self.move]
-        for _ in range(count):
-            self.dice.choice(steps)()
-
-    def label(self):
-        return f"{self.kind}, {'content' if self.mode == CONTENT else 'anything'}, {self.image.name}"
-
     def run(self):
-        os.mkdir(self.path("burst"))
+        for name in ["burst", "dirs", "spread", *(f"spread/{n}" for n in range(24))]:
+            os.mkdir(self.path(name))
         self.work(8)
-        self.recorder.counter.cell[1] = self.mode
+        assert self.errors == 0, f"{self.label}: {self.vault.said()}"
+        self.disk.fails(self.mode)
         self.work(OPERATIONS)
-        self.recorder.counter.cell[1] = 0
-        refused = self.recorder.counter.cell[2]
+        self.disk.fails(0)
         assert self.vault.is_alive(), self.vault.said()
-        before = self.errors
-        told = before
-        # A full block of btrfs's checksums looks random, too, and is then missed by its journal.
-        if self.mode == CONTENT and self.is_writable():
-            # The disk is well again, and nothing else was struck: so is the vault.
+        told = self.errors
+        # The disk as it would be found if the power went now.
+        cut = (self.place.dir / "cut.img", copy.deepcopy((self.files, self.dirs, self.dirs_later)))
+        run("cp", "--sparse=always", self.disk.image, cut[0])
+        if self.disk.is_writable():
+            # The disk is well again, and the journal was not struck: so is the vault.
             self.work(8)
-            assert self.errors == before, f"{self.label()}: {self.errors - before} errors after the end of the window: {self.vault.said()}"
+            assert self.mode == ANYTHING or self.errors == told, \
+                f"{self.label}: {self.errors - told} errors after the end of the window: {self.vault.said()}"
+        elif self.mode == CONTENT:
+            print(f"{self.label}: a block of metadata was taken for content", file=sys.stderr)
         code = self.end()
+        if code == 0:
+            for known in self.files.values():
+                if known.last is not None:
+                    known.holds(known.last)
         self.verify()
-        return refused, told, code
+        self.disk.unmount()
+        # What lies there is what the server wrote; from here on it is another disk.
+        shutil.copyfile(cut[0], self.disk.image)
+        self.files, self.dirs, self.dirs_later = cut[1]
+        self.label += ", cut at the end of the window"
+        self.verify()
+        return told, code
 
     def end(self):
         """Ends the mount and the filesystem below; the code of the daemon."""
         ended = run(self.place.akasha, "umount", self.vault.at, ok=False)
         code = self.vault.wait()
-        assert code in (0, 1), f"{self.label()}: the daemon ended with {code}: {self.vault.said()}"
-        assert ended.returncode in (0, 1), ended.stderr
+        assert (code, ended.returncode) in [(0, 0), (1, 1)], \
+            f"{self.label}: the daemon ended with {code}, akasha umount with {ended.returncode}: {self.vault.said()}"
         assert "panicked" not in self.vault.said(), self.vault.said()
-        self.unmount()
+        self.disk.unmount()
         return code
 
     def verify(self):
         """What the disk itself has."""
-        self.mount()
-        assert self.vault.start(), f"{self.label()}: {self.vault.said()}"
+        self.disk.mount()
+        assert self.vault.start(), f"{self.label}: {self.vault.said()}"
         for name, known in self.files.items():
             try:
                 data = self.path(name).read_bytes()
             except FileNotFoundError:
-                assert not known.is_promised(), f"{self.label()}: {name} was promised and is absent"
+                assert known.promised is None, f"{self.label}: {name} was promised and is absent"
                 continue
             except OSError as error:
-                state = "promised" if known.is_promised() and not known.later else "not promised"
-                raise AssertionError(f"{self.label()}: {name}, {state}: {error}\n{self.vault.said()}") from error
-            assert self.is_known(name, data), f"{self.label()}: {name}: {known.describe(data)}\n{self.vault.said()}"
+                raise AssertionError(f"{self.label}: {name}: {error}\n{self.vault.said()}") from error
+            assert known.allows(data), f"{self.label}: {name}: {known.describe(data)}\n{self.vault.said()}"
+        for name, is_there in self.dirs.items():
+            if name not in self.dirs_later:
+                assert self.path(name).exists() == is_there, f"{self.label}: {name} should be there: {is_there}"
         self.vault.umount()
         self.vault.check()
 
@@ -326,16 +370,62 @@ def sync_dir(path):
         os.close(descriptor)
 
 
+def journal_fails_unseen(akasha, kind):
+    """The journal fails while nobody waits for it, and the disk is well again: the next fsync must not say that all is well. On ext4
+    and xfs that of the filesystem itself does, unless something was changed in between: then it is told, as it should be."""
+    with Place(akasha) as place:
+        disk = Disk(place, kind, "journal")
+        vault = Vault(place, disk.at)
+        assert vault.start(), vault.said()
+        for name in ["dir", "other"]:
+            os.mkdir(vault.at / name)
+            sync_dir(vault.at / name)
+        sync_dir(vault.at)
+        native = disk.at / "native"
+        native.mkdir()
+        os.fsync(descriptor := os.open(native, os.O_RDONLY))
+        os.mkdir(native / "new")
+        os.mkdir(vault.at / "dir/new")
+        disk.fails(EVERYTHING)
+        # Whoever waits for the journal here is neither of the two.
+        ctypes.CDLL(None).sync()
+        disk.fails(0)
+        told = {}
+        for name, sync in [("the filesystem", lambda: os.fsync(descriptor)), ("akasha", lambda: sync_dir(vault.at / "dir"))]:
+            try:
+                sync()
+                told[name] = "success"
+            except OSError as error:
+                assert error.errno in TOLD, error
+                told[name] = errno.errorcode[error.errno]
+        os.close(descriptor)
+        run(akasha, "umount", vault.at, ok=False)
+        code = vault.wait()
+        assert vault.is_mounted() is False
+        disk.unmount()
+        disk.mount()
+        is_lost = not (native / "new").exists()
+        assert vault.start(), vault.said()
+        assert told["akasha"] != "success" or (vault.at / "dir/new").exists(), f"{kind}: a directory was promised and is absent"
+        assert code == 1 or (vault.at / "dir/new").exists(), f"{kind}: the end promised a directory that is absent"
+        vault.umount()
+        vault.check()
+        print(f"{kind}, the journal fails unseen: fsync of a directory says {told['the filesystem']} on the filesystem, "
+              f"{told['akasha']} on akasha; what was not durable is {'lost' if is_lost else 'there'}", flush=True)
+
+
 def check(akasha, kind, mode, seeds):
     refused, promised, told, unclean = 0, 0, 0, 0
     for seed in seeds:
         with Place(akasha) as place:
             work = Round(place, kind, mode, seed)
-            more, errors, code = work.run()
-            refused, promised, told, unclean = refused + more, promised + work.promises, told + errors, unclean + code
+            errors, code = work.run()
+            refused, promised, told = refused + work.disk.refused(), promised + work.promises, told + errors
+            unclean += code
             work.vault.end()
+    assert refused and promised and told, f"{kind}: nothing was tried"
     kinds = "content" if mode == CONTENT else "anything"
-    print(f"| {kind} | {kinds} | {len(seeds)} | {refused} | {promised} | {told} | {unclean} | 0 |", flush=True)
+    print(f"| {kind} | {kinds} | {len(seeds)} | {refused:,} | {promised:,} | {told:,} | {unclean} | 0 |", flush=True)
 
 
 def main(words):
@@ -351,8 +441,11 @@ def main(words):
             rounds = int(words.pop(0))
         else:
             kinds.append(word)
+    kinds = kinds or list(MKFS)
+    for kind in kinds:
+        journal_fails_unseen(akasha, kind)
     print("| filesystem | refused | rounds | writes refused | promises | errors told | ends that said so | lost or torn |")
-    for kind in kinds or list(MKFS):
+    for kind in kinds:
         for mode in [CONTENT, ANYTHING]:
             check(akasha, kind, mode, range(seed, seed + rounds))
 

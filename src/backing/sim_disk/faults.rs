@@ -49,6 +49,10 @@ impl CallKind {
     pub fn changes(self) -> bool {
         self >= CallKind::CreateTemp
     }
+
+    fn syncs(self) -> bool {
+        matches!(self, CallKind::Sync | CallKind::SyncDir | CallKind::SyncAll)
+    }
 }
 
 /// What the disk was asked to do so far.
@@ -98,6 +102,8 @@ pub(super) struct Faults {
     pub(super) operations: u64,
     pub(super) cut: Option<u64>,
     pub(super) is_off: bool,
+    /// Whether the journal failed: changes are refused, and syncs say that all is well.
+    pub(super) is_aborted: bool,
     planned: Vec<Fault>,
     pub(super) lies: BTreeSet<CallKind>,
     pub(super) last_calls: VecDeque<(u64, CallKind, Vec<u8>)>,
@@ -147,6 +153,9 @@ impl Faults {
             self.last_calls.push_back((self.operations, kind, name.to_vec()));
         }
         self.fail(kind)?;
+        if self.is_aborted && kind.changes() {
+            return if kind.syncs() { Ok(Answer::Lie) } else { Err(errno(libc::EROFS)) };
+        }
         if self.lies.contains(&kind) { Ok(Answer::Lie) } else { Ok(Answer::Honest) }
     }
 

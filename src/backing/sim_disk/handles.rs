@@ -214,7 +214,7 @@ impl TempFile for SimTemp {
         let ino = self.handle.ino;
         let mut seen = self.seen.lock();
         let lose = |tree: &mut Tree| {
-            tree.lose_pending(ino);
+            tree.lose_unnoticed(ino);
             let _ = tree.tell(ino, &mut seen);
         };
         if let Some(mut state) = self.handle.shared.enter_sync(CallKind::Sync, lose)? {

@@ -193,6 +193,12 @@ impl SimDisk {
         self.shared.state.lock().faults.plan(nth, code, false, Box::new(matches));
     }
 
+    /// The journal fails in the background, as ext4 and xfs do: nothing unsynced becomes durable any more, changes are refused, and
+    /// whoever syncs is told nothing.
+    pub fn abort_journal(&self) {
+        self.shared.state.lock().faults.is_aborted = true;
+    }
+
     /// Forgets all planned failures.
     pub fn heal(&self) {
         self.shared.state.lock().faults.heal();

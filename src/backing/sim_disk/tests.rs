@@ -785,3 +785,15 @@ fn what_was_lost_may_be_forgotten_with_the_last_descriptor() {
         assert_ne!(disk.crash(&rule).read_path(b"dir/file").as_deref(), Some(&b"bytes"[..]));
     }
 }
+
+#[test]
+fn a_failed_journal_tells_nobody_who_syncs() {
+    let disk = SimDisk::new();
+    let dir = safe_dir(&disk, b"dir");
+    disk.mkdir(&dir, b"new", 0o700).unwrap();
+    disk.abort_journal();
+    disk.sync_dir(&dir).unwrap();
+    disk.sync_all(&dir).unwrap();
+    assert_eq!(code(disk.mkdir(&dir, b"refused", 0o700)), Some(libc::EROFS));
+    assert_eq!(outcomes(&disk).len(), 2, "what was not durable may be lost");
+}

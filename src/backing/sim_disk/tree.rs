@@ -341,18 +341,19 @@ impl Tree {
         self.sweep();
     }
 
-    /// Unsynced bytes of a file will not be written any more; descriptors are told when they sync it.
+    /// Unsynced bytes of a file will not be written any more; descriptors that are open are told when they sync it.
     pub(super) fn lose_pending(&mut self, ino: Ino) {
         let inode = self.inode_mut(ino);
         if let Body::File(bytes) = &mut inode.body
             && bytes.lose_pending()
+            && inode.handles > 0
         {
             inode.write_back.failures += 1;
             inode.write_back.is_told = false;
         }
     }
 
-    /// Bytes were written back in passing, and some could not be: a syncfs tells of it, once.
+    /// As [`Tree::lose_pending`], where no syncfs found it: the next one tells of it, once.
     pub(super) fn lose_unnoticed(&mut self, ino: Ino) {
         self.lose_pending(ino);
         self.has_lost_unnoticed = true;

@@ -6,6 +6,7 @@ use crate::format::{EntryId, STUB_LEN, Stub, seal_stub, stub_file_name, temp_fil
 
 use super::super::core::{ControlDirs, VaultKeys};
 use super::super::error::{Attempt, Result};
+use super::super::sync_all::sync_all_names;
 use super::nameless::Named;
 
 /// Gives every name of the file `inode` a native link of one new stub. While they change there is no stub in `.akasha/inodes`, so
@@ -55,7 +56,7 @@ pub(super) fn rebuild_stub<B: Backing>(
             .rename(&dirs.tmp, &link, &dir, &named.backing, RenameMode::Replace)
             .attempt("place a stub")?;
     }
-    backing.sync_all(&dirs.root).attempt("sync the vault")?;
+    sync_all_names(backing, dirs)?;
     backing
         .rename(&dirs.tmp, &fresh, &dirs.inodes, &stub_name, RenameMode::Replace)
         .attempt("place a stub")?;

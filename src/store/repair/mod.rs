@@ -27,6 +27,7 @@ use crate::format::OpenVault;
 use super::check::{self, Effort, Finding, Summary};
 use super::core::{ControlDirs, StoreOptions, VaultKeys};
 use super::error::{Attempt, Result, StoreError};
+use super::sync_all::sync_all_names;
 use super::{CONTROL_DIR, Store, lock, recover};
 use moves::Mover;
 use plan::Plan;
@@ -145,7 +146,7 @@ pub fn repair<B: Backing>(
             tell(Told::Deed(deed));
         }
         if deeds.is_empty() {
-            backing.sync_all(&dirs.root).attempt("sync the vault")?;
+            sync_all_names(&**backing, &dirs)?;
             lock::end(&**backing, &dirs.control);
             return Ok(summary);
         }
@@ -194,7 +195,7 @@ impl<B: Backing> Round<'_, B> {
         let mut mover = Mover::open(&**self.backing, self.keys, dirs, entropy, lost_found)?;
         let given = (entropy, self.means.clock.now().as_micros());
         plan.carry_out(&mut mover, &**self.backing, self.keys, dirs, given, &mut deeds)?;
-        self.backing.sync_all(&dirs.root).attempt("sync the vault")?;
+        sync_all_names(&**self.backing, dirs)?;
         Ok(deeds)
     }
 }

@@ -345,8 +345,10 @@ fn a_syncfs_that_fails_for_somebody_else_fails_no_commit() {
             store.close_file(&file, true);
         }
         disk.fail(nth, libc::EIO, |call| call == CallKind::SyncAll);
-        store.tick();
-        store.tick();
+        disk.fail(nth + 1, libc::EIO, |call| call == CallKind::SyncAll);
+        for _ in 0..3 {
+            store.tick();
+        }
         assert!(disk.counters().of(CallKind::SyncAll) >= nth, "{:?}", disk.counters());
         for (rule, after) in crashes(&disk) {
             let store = mount(&after);
@@ -456,8 +458,57 @@ fn the_end_is_clean_if_only_some_file_could_not_be_written() {
         store.mkdir(&store.root(), b"dir", &NEW).unwrap();
         disk.fail(1, libc::EIO, |call| call == CallKind::SyncAll);
         if is_aborted {
-            disk.fail_from(1, libc::EROFS, |call| call == CallKind::CreateTemp);
+            disk.abort_journal();
         }
         assert_eq!(store.close().is_ok(), !is_aborted);
     }
+}
+
+/// ext4 and xfs answer an fsync of a directory with success after their journal failed in the background.
+#[test]
+fn names_are_not_called_durable_after_the_journal_failed_unseen() {
+    type Sync = fn(&Store<SimDisk>) -> Result<()>;
+    let syncs: [(&str, Sync); 5] = [
+        ("fsync of the directory", |store| store.fsync(&store.root())),
+        ("fsync of a moved file", |store| store.fsync(&store.lookup(&store.root(), b"moved")?)),
+        ("fsync of a linked file", |store| store.fsync(&store.lookup(&store.root(), b"c")?)),
+        ("syncs of many directories", |store| {
+            let dirs = (0..20_u8).map(|n| store.lookup(&store.root(), &[b'd', b'a' + n]));
+            let dirs = dirs.collect::<Result<Vec<_>>>()?;
+            let latest = |dir: &TestNode| dir.dir().unwrap().names.latest();
+            store.sync_dirs(dirs.iter().map(|dir| (Arc::clone(dir), latest(dir))).collect())
+        }),
+        ("the end", Store::close),
+    ];
+    for (what, sync) in syncs {
+        let disk = vault();
+        let store = mount(&disk);
+        let root = store.root();
+        let file = put(&store, &root, b"file", b"content");
+        let linked = put(&store, &root, b"a", b"linked");
+        store.link(&linked, &root, b"b").unwrap();
+        store.fsync(&linked).unwrap();
+        store.mkdir(&root, b"dir", &NEW).unwrap();
+        store.rename(&root, b"file", &root, b"moved", RenameFlags::Replace).unwrap();
+        store.rename(&root, b"a", &root, b"c", RenameFlags::Replace).unwrap();
+        for n in 0..20_u8 {
+            let dir = store.mkdir(&root, &[b'd', b'a' + n], &NEW).unwrap();
+            store.mkdir(&dir, b"in", &NEW).unwrap();
+        }
+        drop((file, linked));
+        disk.abort_journal();
+        assert!(sync(&store).is_err(), "{what} says that all is well");
+    }
+}
+
+#[test]
+fn attributes_are_not_called_durable_after_the_journal_failed_unseen() {
+    let disk = vault();
+    let store = mount(&disk);
+    let file = put(&store, &store.root(), b"file", b"content");
+    store.fsync(&file).unwrap();
+    let mode = SetAttr { mode: Some(0o600), ..SetAttr::default() };
+    store.set_attr(&file, &mode).unwrap();
+    disk.abort_journal();
+    assert!(store.fsync(&file).is_err());
 }
