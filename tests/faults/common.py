@@ -63,9 +63,16 @@ class Place:
         return self
 
     def __exit__(self, *_):
+        failed = []
         for end in reversed(self.ends):
-            end()
+            try:
+                end()
+            except (AssertionError, OSError, RuntimeError, subprocess.SubprocessError) as error:
+                # The others must end, too.
+                failed.append(error)
         shutil.rmtree(self.dir, ignore_errors=True)
+        if failed:
+            raise failed[0]
 
     def disk(self, kind, mib):
         """A new filesystem in an image, mounted."""

@@ -97,7 +97,8 @@ MUTANTS = {
         "                    core.backing.rename(&core.tmp, finished.layer.name(), &fd, &backing, RenameMode::Replace)"
         '.attempt("publish a version")?;\n                    let _ = &older;\n', [cut("mapped")]),
     "a save is published before it is closed": ("commit.rs",
-        "take == Take::All || state.writers == 0 ||", "take == Take::All || state.writers < 99 ||", [CUTS]),
+        "take == Take::All || state.writers == 0 ||", "take == Take::All || state.writers < 99 ||",
+        [lib("store::tests::no_commit_that")]),
     "the interval's commit moves what is being written": ("commit.rs",
         "        take == Take::Done && state.frozen.is_none() && !self.takes(state, take)\n", "        state.lost && take == Take::Done\n",
         [lib("store::tests::no_commit_that")]),
