@@ -199,6 +199,8 @@ fn the_end_tells_what_was_lost_when_nobody_could_be_told() {
         drop(file);
         let closed = store.close();
         assert_eq!(closed.is_ok(), is_open, "{closed:?}");
+        // What `akasha umount` looks at.
+        assert_eq!(disk.read_path(b".akasha/clean").is_some(), is_open);
         drop(store);
         mount(&disk).close().unwrap();
     }
