@@ -107,7 +107,8 @@ MUTANTS = {
         [cut("replace open")]),
     # ---- removal
     "what died is removed before it is durable": ("settle.rs",
-        "                if doomed.change > upto || (is_entry", "                if upto == u64::MAX || (is_entry", [cut("replace")]),
+        "                if doomed.change > upto || (is_entry", "                if upto == u64::MAX || (is_entry",
+        [lib("store::tests::what_dies")]),
     "a directory is not synced before what died in it goes": ("settle.rs",
         "            dir.sync_names(&self.core, latest)?;\n            self.sync_inode_names()?;\n"
         "            let mut state = body.state.lock();\n            if state.removed {\n                break;\n"

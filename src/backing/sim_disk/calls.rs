@@ -189,6 +189,10 @@ impl Backing for SimDisk {
         if let Some(mut state) = self.shared.enter_sync(CallKind::SyncDir, |_| {})? {
             state.tree.sync_dir(dir.ino());
         }
+        let then = self.shared.after_sync_dir.lock().take();
+        if let Some(then) = then {
+            then();
+        }
         Ok(())
     }
 

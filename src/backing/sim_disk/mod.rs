@@ -53,6 +53,8 @@ pub struct SimDisk {
 
 struct Shared {
     state: Mutex<State>,
+    /// What another thread does right after the next sync of a directory.
+    after_sync_dir: Mutex<Option<Box<dyn FnOnce() + Send>>>,
     clock: Option<Arc<dyn Clock>>,
 }
 
@@ -123,8 +125,12 @@ impl SimDisk {
     fn build(clock: Option<Arc<dyn Clock>>) -> SimDisk {
         let start = Timestamp { secs: FIRST_SECOND, nanos: 0 };
         let now = clock.as_ref().map_or(start, |clock| clock.now());
-        let state = State { tree: Tree::new(now), faults: Faults::default(), ticks: 0 };
-        SimDisk { shared: Arc::new(Shared { state: Mutex::new(state), clock }) }
+        SimDisk::of(State { tree: Tree::new(now), faults: Faults::default(), ticks: 0 }, clock)
+    }
+
+    fn of(state: State, clock: Option<Arc<dyn Clock>>) -> SimDisk {
+        let (state, after_sync_dir) = (Mutex::new(state), Mutex::default());
+        SimDisk { shared: Arc::new(Shared { state, after_sync_dir, clock }) }
     }
 
     /// The disk that is found after a power cut now. It keeps limits, privileges and lies; it has no
@@ -136,7 +142,7 @@ impl SimDisk {
         let tree = crash::survivors(&state.tree, *rule);
         let state = State { tree, faults, ticks: state.ticks };
         let clock = self.shared.clock.clone();
-        SimDisk { shared: Arc::new(Shared { state: Mutex::new(state), clock }) }
+        SimDisk::of(state, clock)
     }
 
     /// Changing calls so far ([`CallKind::changes`]), failed ones included.
@@ -197,6 +203,11 @@ impl SimDisk {
     /// whoever syncs is told nothing.
     pub fn abort_journal(&self) {
         self.shared.state.lock().faults.is_aborted = true;
+    }
+
+    /// Runs `then` once, right after the next sync of a directory, as another thread might.
+    pub fn after_sync_dir(&self, then: impl FnOnce() + Send + 'static) {
+        *self.shared.after_sync_dir.lock() = Some(Box::new(then));
     }
 
     /// Forgets all planned failures.
