@@ -80,6 +80,15 @@ fn every() -> bool {
     std::env::var_os("AKASHA_TAMPER").is_some_and(|value| value == "all")
 }
 
+/// The share of everything that is wanted, `AKASHA_PART=K/N`: how many to leave out first, and each how manieth to take.
+fn part() -> (usize, usize) {
+    let Ok(part) = std::env::var("AKASHA_PART") else { return (0, 1) };
+    let (number, count) = part.split_once('/').expect("AKASHA_PART is K/N");
+    let (number, count): (usize, usize) = (number.parse().unwrap(), count.parse().unwrap());
+    assert!((1..=count).contains(&number), "AKASHA_PART is K/N, K from 1 to N");
+    (number - 1, count)
+}
+
 /// Does one edit to a copy and judges what is left; then takes it back, where bytes were changed, and wants everything
 /// back that was there.
 fn try_edit(subject: &Subject, edit: &Edit, how: How, check: bool) -> Option<Verdict> {
@@ -225,7 +234,9 @@ fn every_bit(cipher: Cipher) {
     let random = SeededEntropy::new(seed());
     if every() {
         let small = Subject::new(cipher, 104, false);
-        try_all(cipher.name(), &small, edits::bits(&small.disk, None, &random), 64);
+        let (first, step) = part();
+        let bits = edits::bits(&small.disk, None, &random).skip(first).step_by(step);
+        try_all(cipher.name(), &small, bits, 64);
     }
     // Of the big files, and of all the others beside them, some.
     let subject = Subject::new(cipher, 104, true);
@@ -237,10 +248,10 @@ fn every_shape(cipher: Cipher) {
     let seed = seed();
     let subject = Subject::new(cipher, 104, true);
     let random = SeededEntropy::new(seed);
-    let share = if every() { 1 } else { 300 };
+    let share = if every() { part().1 as u64 } else { 300 };
     // The short form takes one of some, others each time.
     let edits = edits::shapes(&subject, every(), &random);
-    let mut n = seed % share;
+    let mut n = if every() { part().0 as u64 } else { seed % share };
     let some = edits.filter(move |_| {
         n += 1;
         n.is_multiple_of(share)
