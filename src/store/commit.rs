@@ -12,7 +12,7 @@
 //! A cut before `publish` leaves the old version and a temporary file, which the next mount sweeps; a cut after it leaves
 //! the new one, or the old one if the rename was not durable yet. docs/DURABILITY.md goes through the cases.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -21,7 +21,7 @@ use log::{error, warn};
 use parking_lot::MutexGuard;
 
 use crate::backing::{Backing, RenameMode, TempFile};
-use crate::format::layer_file_name;
+use crate::format::{EntryId, layer_file_name};
 
 use super::Store;
 use super::core::CommitPolicy;
@@ -70,6 +70,7 @@ impl<B: Backing> Store<B> {
             nodes.map(|node| (Arc::clone(node), changes(node))).collect();
         let mut first: Vec<Arc<Node<B>>> = Vec::new();
         for _ in 0..ROUNDS {
+            let in_the_way: HashSet<EntryId> = first.iter().map(|node| node.id()).collect();
             let mut waiting: Vec<Arc<Node<B>>> = targets
                 .iter()
                 .filter(|(node, target)| self.needs_commit(node, *target, take))
@@ -88,21 +89,17 @@ impl<B: Backing> Store<B> {
             waiting.sort_by_key(|node| node.id());
             waiting.dedup_by_key(|node| node.id());
             // Whoever is in the way of one of these is committed along with them in the next round.
-            first = match self.commit_once(&waiting, take) {
+            first = match self.commit_once(&waiting, &in_the_way, take) {
                 Err(error) if error.is_full() => {
                     // What is small gets the room that is kept for it; the rest is told in the next round.
                     let small = self.relieved(&waiting);
                     if small.is_empty() {
                         return Err(error);
                     }
-                    self.commit_once(&small, take)?
+                    self.commit_once(&small, &in_the_way, take)?
                 }
                 committed => committed?,
             };
-            if first.iter().any(|node| self.is_left_alone(node, take)) {
-                // Whoever wants its name waits, too, until its writers are done or have been at it for too long.
-                return Ok(());
-            }
         }
         Err(StoreError::Io {
             what: "commit files that keep changing places",
@@ -130,13 +127,19 @@ impl<B: Backing> Store<B> {
     }
 
     /// One round. Returns the nodes that hold a name which one of `nodes` wants.
-    fn commit_once(&self, nodes: &[Arc<Node<B>>], take: Take) -> Result<Vec<Arc<Node<B>>>> {
+    fn commit_once(
+        &self,
+        nodes: &[Arc<Node<B>>],
+        in_the_way: &HashSet<EntryId>,
+        take: Take,
+    ) -> Result<Vec<Arc<Node<B>>>> {
         let mut first_error = None;
         let mut works = Vec::new();
         for node in nodes {
             let Ok(body) = node.file() else { continue };
             let mut guard = body.commit.lock();
-            let sealed = self.freeze_and_seal(node, body, take, &mut guard);
+            let must_go = in_the_way.contains(&node.id());
+            let sealed = self.freeze_and_seal(node, body, (take, must_go), &mut guard);
             let sealed = sealed.and_then(|covers| {
                 if covers.is_some() {
                     self.prepare_stub(node, &mut guard)?;
@@ -176,16 +179,17 @@ impl<B: Backing> Store<B> {
     }
 
     /// Freezes the open edit, if no frozen one waits and `take` says so, and completes the frozen one's layer. `None` if the file is
-    /// to be left alone, with the names that it waits to take.
+    /// to be left alone, with the names that it waits to take: it need not go from where it is.
     fn freeze_and_seal(
         &self,
         node: &Arc<Node<B>>,
         body: &FileBody<B>,
-        take: Take,
+        (take, must_go): (Take, bool),
         guard: &mut CommitState<B>,
     ) -> Result<Option<u64>> {
         // What the frozen edit changes is based on: without it nothing can be folded in.
-        if !matches!(node.place.lock().home, Home::Pending) {
+        let is_new = matches!(node.place.lock().home, Home::Pending);
+        if !is_new {
             node.load_top(&self.core).or_else(|error| {
                 let state = body.state.read();
                 let next = state.frozen.as_deref().or(state.open.as_ref());
@@ -194,7 +198,7 @@ impl<B: Backing> Store<B> {
             })?;
         }
         // What moves is moved with what it holds: a half-written file whose name somebody syncs is somebody's wish. Nobody asked the
-        // interval's commit.
+        // interval's commit: then it stays, or, if it is in somebody's way, goes with what was committed of it, if anything was.
         let moves = node.is_to_move();
         let (frozen, covers) = {
             let _alone = body.gate.write();
@@ -202,11 +206,13 @@ impl<B: Backing> Store<B> {
             if state.lost {
                 return Err(StoreError::Lost);
             }
-            if moves && guard.finished.is_none() && self.leaves_alone(&state, take) {
+            let leaves_alone =
+                guard.finished.is_none() && !(is_new && must_go) && self.leaves_alone(&state, take);
+            if moves && leaves_alone && !must_go {
                 return Ok(None);
             }
             if state.frozen.is_none()
-                && (moves || self.takes(&state, take))
+                && (moves && !leaves_alone || self.takes(&state, take))
                 && let Some(open) = state.open.take()
             {
                 guard.finished = open.complete.lock().take();
@@ -788,11 +794,6 @@ impl<B: Backing> Store<B> {
         let begun = state.open.as_ref().map(|edit| edit.begun);
         let now = self.core.clock.elapsed();
         begun.is_some_and(|begun| now.saturating_sub(begun) >= self.core.options.open_commit)
-    }
-
-    fn is_left_alone(&self, node: &Node<B>, take: Take) -> bool {
-        let leaves = |body: &FileBody<B>| self.leaves_alone(&body.state.read(), take);
-        node.is_to_move() && node.file().is_ok_and(leaves)
     }
 
     /// Whether a change of `node` up to `target`, or a name that it waits to take, is still to be committed.
