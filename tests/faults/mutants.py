@@ -158,7 +158,7 @@ MUTANTS = {
     "a sidecar is not synced": ("tree.rs",
         '        temp.sync().attempt("sync a sidecar")?;\n', "", [cut("long names")]),
     "a sidecar's name is not synced": ("tree.rs",
-        '            .sync_dir(fd)\n            .attempt("sync a sidecar\'s name")', '            .stat(fd, At::This)\n'
+        '            .sync_dir(fd)\n            .attempt("sync a sidecar\'s name")', '            .stat(fd, crate::backing::At::This)\n'
         '            .map(drop)\n            .attempt("sync a sidecar\'s name")', [cut("long names")]),
     # ---- exchange of names
     "an intent is not synced": ("intent.rs",
