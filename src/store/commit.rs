@@ -212,7 +212,8 @@ impl<B: Backing> Store<B> {
                 return Ok(None);
             }
             if state.frozen.is_none()
-                && (moves && !leaves_alone || self.takes(&state, take))
+                && !leaves_alone
+                && (moves || self.takes(&state, take))
                 && let Some(open) = state.open.take()
             {
                 guard.finished = open.complete.lock().take();

@@ -39,10 +39,7 @@ impl<B: Backing> Core<B> {
 
     /// As [`Core::sync_all`] for names alone: they are durable on return also if some file could not be written.
     pub fn sync_all_names(&self) -> Result<()> {
-        // A file of anybody's that could not be written concerns no name, and is told of once.
-        self.sync_all().or_else(|_| self.sync_all())?;
-        self.touch()?;
-        self.backing.sync_dir(&self.tmp).attempt("sync the vault")
+        sync_names(&*self.backing, &self.tmp, || self.sync_all())
     }
 
     /// How many syncfs calls failed. If that was another number when a file was made, one that succeeds says nothing about it.
@@ -59,10 +56,18 @@ impl<B: Backing> Core<B> {
 
 /// As [`Core::sync_all_names`], before there is a core.
 pub(super) fn sync_all_names<B: Backing>(backing: &B, dirs: &ControlDirs<B>) -> Result<()> {
-    let sync = || backing.sync_all(&dirs.root).attempt("sync the vault");
-    sync().or_else(|_| sync())?;
-    touch(backing, &dirs.tmp)?;
-    backing.sync_dir(&dirs.tmp).attempt("sync the vault")
+    sync_names(backing, &dirs.tmp, || backing.sync_all(&dirs.root).attempt("sync the vault"))
+}
+
+fn sync_names<B: Backing>(
+    backing: &B,
+    tmp: &B::Dir,
+    sync_all: impl Fn() -> Result<()>,
+) -> Result<()> {
+    // A file of anybody's that could not be written concerns no name, and is told of once.
+    sync_all().or_else(|_| sync_all())?;
+    touch(backing, tmp)?;
+    backing.sync_dir(tmp).attempt("sync the vault")
 }
 
 fn touch<B: Backing>(backing: &B, tmp: &B::Dir) -> Result<()> {

@@ -127,14 +127,18 @@ impl<B: Backing> LayerTemp<B> {
 
     /// It is durable on return, by a syncfs that just succeeded or by an fsync of its own.
     pub fn sync(self: &Arc<Self>, synced_all: bool) -> Result<()> {
-        let no_sync_failed = self.failed_syncs == self.core.failed_syncs();
-        if synced_all && no_sync_failed {
+        let no_sync_failed = || self.failed_syncs == self.core.failed_syncs();
+        if synced_all && no_sync_failed() {
             return Ok(());
         }
         // Of one that was closed, its own descriptor may not have been told.
         if self.was_closed.load(Ordering::Acquire) && self.core.backing.sync_all_is_sound() {
-            if no_sync_failed {
-                return self.core.sync_all();
+            if no_sync_failed() {
+                self.core.sync_all()?;
+                // Asked again: the error may have gone to another syncfs in between.
+                if no_sync_failed() {
+                    return Ok(());
+                }
             }
             return Err(StoreError::Io {
                 what: "sync a layer of which a failed sync may have been forgotten",
