@@ -156,3 +156,12 @@ def file_with(path, data, sync=True):
         if sync:
             file.flush()
             os.fsync(file.fileno())
+
+
+def fsync(path):
+    """What is at `path` is durable, the names in a directory too, or an error says that it may not be."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -12,7 +12,7 @@ import sys
 import time
 from collections import Counter
 
-from common import Place, Vault, noise, run, until
+from common import Place, Vault, fsync, noise, run, until
 
 # Everything that the daemon changes the vault by, and what it answers the kernel by.
 CALLS = ["pwrite64", "renameat2", "fsync", "syncfs", "unlinkat", "linkat", "mkdirat", "openat2", "ftruncate",
@@ -110,9 +110,7 @@ class Workload:
         os.unlink(self.path(name))
 
     def sync_dir(self, name, *inside):
-        descriptor = os.open(self.path(name), os.O_RDONLY | os.O_DIRECTORY)
-        os.fsync(descriptor)
-        os.close(descriptor)
+        fsync(self.path(name))
         self.promises.keep(*inside)
 
     def work(self):

@@ -14,14 +14,13 @@ import itertools
 import os
 import pathlib
 import random
-import shutil
 import sys
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "powercut"))
 
 # pylint: disable=wrong-import-position
-from common import MKFS, Place, Vault, noise, run, until
+from common import MKFS, Place, Vault, file_with, fsync, noise, run, until
 from recorder import FSYNC, MAX_WRITE, WRITE, Recorder, Server
 
 DISK_MIB = 384
@@ -137,7 +136,7 @@ class Disk:
     def is_writable(self):
         """Whether the filesystem has survived it."""
         try:
-            write(self.at / "probe", b"probe", sync=True)
+            file_with(self.at / "probe", b"probe")
         except OSError as error:
             assert error.errno in TOLD, error
             return False
@@ -197,10 +196,10 @@ class Round:
 
     def replace(self, name, data, sync):
         """Writes it whole under another name, which it gives up for this one."""
-        write(self.path(name + "~"), data, sync)
+        file_with(self.path(name + "~"), data, sync)
         os.rename(self.path(name + "~"), self.path(name))
         if sync:
-            sync_dir(self.path(name).parent)
+            fsync(self.path(name).parent)
 
     # ---- what is done --------------------------------------------------------------------------
 
@@ -248,7 +247,7 @@ class Round:
             time.sleep(0.4)
             return
         for directory in sorted({self.path(name).parent for name in names}):
-            if self.told(lambda directory=directory: sync_dir(directory)):
+            if self.told(lambda directory=directory: fsync(directory)):
                 for name, data in written:
                     if self.path(name).parent == directory:
                         self.files[name].holds(data)
@@ -266,7 +265,7 @@ class Round:
                 change(name, False)
         for _ in range(4):
             change(f"dirs/{next(self.seeds)}", True)
-        if self.dice.randrange(3) and self.told(lambda: sync_dir(self.path("dirs"))):
+        if self.dice.randrange(3) and self.told(lambda: fsync(self.path("dirs"))):
             self.dirs.update(now)
             self.dirs_later -= now.keys()
             self.promises += 1
@@ -317,7 +316,7 @@ class Round:
         self.verify()
         self.disk.unmount()
         # What lies there is what the server wrote; from here on it is another disk.
-        shutil.copyfile(cut[0], self.disk.image)
+        run("cp", "--sparse=always", cut[0], self.disk.image)
         self.files, self.dirs, self.dirs_later = cut[1]
         self.label += ", cut at the end of the window"
         self.verify()
@@ -353,23 +352,6 @@ class Round:
         self.vault.check()
 
 
-def write(path, data, sync):
-    with open(path, "wb", buffering=0) as file:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(file.fileno(), view[:1 << 20]):]
-        if sync:
-            os.fsync(file.fileno())
-
-
-def sync_dir(path):
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def journal_fails_unseen(akasha, kind):
     """The journal fails while nobody waits for it, and the disk is well again: the next fsync must not say that all is well. On ext4
     and xfs that of the filesystem itself does, unless something was changed in between: then it is told, as it should be."""
@@ -377,10 +359,8 @@ def journal_fails_unseen(akasha, kind):
         disk = Disk(place, kind, "journal")
         vault = Vault(place, disk.at)
         assert vault.start(), vault.said()
-        for name in ["dir", "other"]:
-            os.mkdir(vault.at / name)
-            sync_dir(vault.at / name)
-        sync_dir(vault.at)
+        os.mkdir(vault.at / "dir")
+        fsync(vault.at / "dir")
         native = disk.at / "native"
         native.mkdir()
         os.fsync(descriptor := os.open(native, os.O_RDONLY))
@@ -391,7 +371,7 @@ def journal_fails_unseen(akasha, kind):
         ctypes.CDLL(None).sync()
         disk.fails(0)
         told = {}
-        for name, sync in [("the filesystem", lambda: os.fsync(descriptor)), ("akasha", lambda: sync_dir(vault.at / "dir"))]:
+        for name, sync in [("the filesystem", lambda: os.fsync(descriptor)), ("akasha", lambda: fsync(vault.at / "dir"))]:
             try:
                 sync()
                 told[name] = "success"

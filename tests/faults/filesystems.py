@@ -14,7 +14,7 @@ import signal
 import sys
 import tempfile
 
-from common import Place, Vault, file_with, noise, run
+from common import Place, Vault, file_with, fsync, noise, run
 
 DISK_MIB = 320
 NOREPLACE, EXCHANGE = 1, 2
@@ -144,9 +144,7 @@ class Work:
         raise AssertionError(f"no {offered} below, and it was done")
 
     def sync_dir(self, name):
-        descriptor = os.open(self.at / name, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
+        fsync(self.at / name)
 
     def everything(self):
         content = self.content

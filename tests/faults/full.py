@@ -7,7 +7,7 @@ import errno
 import os
 import sys
 
-from common import Place, Vault, file_with, noise, until
+from common import Place, Vault, file_with, fsync, noise, until
 
 LARGE, SMALL = 8 << 20, 5000
 DISK_MIB = 320
@@ -115,9 +115,7 @@ class Full:
         self.content["another"] = self.content.pop("other")
 
     def sync_dir(self):
-        descriptor = os.open(self.vault.at, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
+        fsync(self.vault.at)
 
     def too_much(self):
         """More than there is room for is told, and the old version stays."""

@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 
-from common import Place, Vault, file_with, noise, run
+from common import Place, Vault, file_with, fsync, noise, run
 
 DISK_MIB = 320
 # What a write may be answered with once the disk takes none.
@@ -55,9 +55,7 @@ def check(akasha, case):
         for name, data in content.items():
             file_with(vault.at / name, data)
         os.mkdir(vault.at / "dir")
-        descriptor = os.open(vault.at, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
+        fsync(vault.at)
         vault.umount()
         assert vault.start()
         for name in ["small", "large"]:
