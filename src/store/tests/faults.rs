@@ -310,7 +310,10 @@ fn a_failed_syncfs_is_not_forgotten_by_the_layers_it_concerns() {
         store.core.sync_all().unwrap_err();
         for n in 0..10_u8 {
             if together {
-                all.push(put(&store, &root, &[b's', b'a' + n], &[n; 100]));
+                let small = store.create(&root, &[b's', b'a' + n], &NEW).unwrap();
+                store.write(&small, 0, &[n; 100]).unwrap();
+                store.flush(&small).unwrap();
+                all.push(small);
             }
         }
         assert!(store.commit(&all, commit::Take::All).is_err(), "{what}");
