@@ -365,6 +365,14 @@ fn a_cut_around_a_first_name_loses_nothing_that_was_synced() {
     torture_all(scripts, Effort { cuts: 999, rules: 12, seeds: 2 });
 }
 
+/// Every call at which the power can go off while two names are exchanged, and while they are given back.
+#[test]
+fn a_cut_around_an_exchange_leaves_both_or_neither() {
+    let names = ["an exchange alone", "an exchange and back"];
+    let scripts = names.into_iter().map(scripts::named).collect();
+    torture_all(scripts, Effort { cuts: 999, rules: 12, seeds: 1 });
+}
+
 #[test]
 fn a_cut_in_a_random_script_leaves_every_file_old_or_new() {
     let first = number("AKASHA_FIRST").unwrap_or(1);

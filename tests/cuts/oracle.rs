@@ -33,6 +33,9 @@ pub struct Object {
     versions: Vec<Arc<Vec<u8>>>,
     floor: usize,
     places: Vec<Place>,
+    /// For each place the oldest of `versions` that may be shown there: a name that a file was renamed to never shows what the
+    /// file was before.
+    oldest: Vec<usize>,
     place_floor: usize,
     pub writers: u32,
     /// When it was last closed with changes that a tick is to commit, and nothing was done to it since.
@@ -112,6 +115,14 @@ impl Oracle {
             holders.all.push(None);
         }
         holders.all.push(holder);
+        let Some(holder) = holder else { return };
+        // What moved away while it was open, and stands in the way: it goes with its last committed version.
+        for (id, object) in &mut self.objects {
+            let was_here = object.places[object.place_floor..].contains(&Place::At(spot.clone()));
+            if *id != holder && object.loose && was_here {
+                object.oldest.fill(0);
+            }
+        }
     }
 
     pub fn object(&mut self, id: u64) -> &mut Object {
@@ -119,7 +130,18 @@ impl Oracle {
     }
 
     pub fn put(&mut self, id: u64, place: Place) {
-        self.object(id).places.push(place);
+        let object = self.object(id);
+        object.places.push(place);
+        object.oldest.push(0);
+    }
+
+    /// It is moved as it is now.
+    fn moved(&mut self, id: u64, spot: &Spot) {
+        self.allow(id);
+        self.put(id, Place::At(spot.clone()));
+        let object = self.object(id);
+        object.closed_at = None;
+        *object.oldest.last_mut().expect("it was put there") = object.versions.len() - 1;
     }
 
     // ---- what the script does --------------------------------------------------------------
@@ -145,6 +167,7 @@ impl Oracle {
             versions: Vec::new(),
             floor: 0,
             places: vec![Place::Nowhere],
+            oldest: vec![0],
             place_floor: 0,
             writers: 0,
             closed_at: None,
@@ -172,16 +195,16 @@ impl Oracle {
         if target == Some(id) {
             return;
         }
-        for id in [Some(id), target].into_iter().flatten() {
-            self.allow(id);
-            let object = self.object(id);
-            object.closed_at = None;
-            object.loose |= object.writers > 0;
-        }
         if let Some(target) = target {
+            self.allow(target);
+            self.object(target).closed_at = None;
             self.put(target, Place::Replaced(id));
         }
-        self.put(id, Place::At(to.clone()));
+        self.moved(id, to);
+        for id in [Some(id), target].into_iter().flatten() {
+            let object = self.object(id);
+            object.loose |= object.writers > 0;
+        }
         self.hold(from, None);
         self.hold(to, Some(id));
     }
@@ -192,9 +215,7 @@ impl Oracle {
             return;
         }
         for (id, spot) in [(a, to), (b, from)] {
-            self.allow(id);
-            self.object(id).closed_at = None;
-            self.put(id, Place::At(spot.clone()));
+            self.moved(id, spot);
             self.hold(spot, Some(id));
         }
     }
@@ -411,15 +432,18 @@ impl Oracle {
             if !holders.all[holders.floor..].contains(&Some(seen.id)) {
                 return Err(format!("{name:?} in {:x} is held by {who}", spot.0));
             }
-            if !object.places[object.place_floor..].contains(&Place::At(spot.clone())) {
+            let places = object.place_floor..object.places.len();
+            let here = places.filter(|place| object.places[*place] == Place::At(spot.clone()));
+            let Some(oldest) = here.map(|place| object.oldest[place]).min() else {
                 return Err(format!("{who} is at {name:?} in {:x}", spot.0));
-            }
+            };
             if object.kind != seen.kind {
                 return Err(format!("{who} is shown as {:?}", seen.kind));
             }
             let fits = |version: &Arc<Vec<u8>>| **version == seen.content;
-            if object.kind != EntryKind::Dir && !object.versions[object.floor..].iter().any(fits) {
-                return Err(format!("{name:?}, {who}: {}", unfit(object, &seen.content)));
+            let oldest = oldest.max(object.floor);
+            if object.kind != EntryKind::Dir && !object.versions[oldest..].iter().any(fits) {
+                return Err(format!("{name:?}, {who}: {}", unfit(object, oldest, &seen.content)));
             }
             visible.entry(seen.id).or_default().push(spot.clone());
         }
@@ -460,12 +484,12 @@ fn show(place: &Place) -> String {
     }
 }
 
-fn unfit(object: &Object, content: &[u8]) -> String {
-    let old = object.versions[..object.floor].iter().any(|version| **version == content);
+fn unfit(object: &Object, oldest: usize, content: &[u8]) -> String {
+    let old = object.versions[..oldest].iter().any(|version| **version == content);
     if old {
-        return "an older version than was promised".into();
+        return "an older version than was promised, or than was given that name".into();
     }
-    let lens: Vec<usize> = object.versions[object.floor..].iter().map(|v| v.len()).collect();
+    let lens: Vec<usize> = object.versions[oldest..].iter().map(|v| v.len()).collect();
     let start = String::from_utf8_lossy(&content[..content.len().min(40)]).into_owned();
     format!("none of its versions: {} bytes {start:?}, allowed lengths {lens:?}", content.len())
 }

@@ -271,6 +271,27 @@ pub fn written() -> Vec<Script> {
                 vec![Op::FsyncDir(String::new())],
             ],
         ),
+        // An intent that a cut keeps from having its name, or brings back when the names are as they were before.
+        script(
+            "an exchange alone",
+            vec![
+                synced("a", 10),
+                vec![Op::Mkdir("d".into())],
+                synced("d/b", 20),
+                vec![Op::Exchange("a".into(), "d/b".into())],
+            ],
+        ),
+        script(
+            "an exchange and back",
+            vec![
+                synced("a", 10),
+                vec![Op::Mkdir("d".into())],
+                synced("d/b", 20),
+                vec![Op::Exchange("a".into(), "d/b".into()), rename("a", "c")],
+                vec![Op::FsyncDir(String::new()), rename("d/b", "a")],
+                vec![Op::FsyncDir("d".into()), Op::FsyncDir(String::new())],
+            ],
+        ),
         script(
             "unlink",
             vec![
