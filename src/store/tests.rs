@@ -415,6 +415,20 @@ fn the_hunt_for_orphans_removes_nothing_that_a_cut_could_bring_back() {
     }
 }
 
+/// Else a mount after a power cut would look for nothing that the cut left.
+#[test]
+fn the_mark_of_a_clean_end_does_not_come_back() {
+    let disk = vault();
+    mount(&disk).close().unwrap();
+    let is_marked = |disk: &SimDisk| disk.paths().iter().any(|(path, ..)| path == b".akasha/clean");
+    assert!(is_marked(&disk));
+    let store = mount(&disk);
+    for (rule, after) in crashes(&disk) {
+        assert!(!is_marked(&after), "{rule:?}");
+    }
+    drop(store);
+}
+
 #[test]
 fn a_vault_that_cannot_be_read_everywhere_can_be_mounted_after_an_unclean_end() {
     let disk = vault();

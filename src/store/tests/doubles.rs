@@ -2,7 +2,8 @@
 
 use super::*;
 
-/// In states that a cut may leave with the file in both places the mount shows one, now and from then on.
+/// In states that a cut may leave with the file in both places the mount shows one, now and from then on. When that one is gone
+/// for good, so is the other.
 fn shows_one_of(disk: &SimDisk, places: [(&[u8], &[u8]); 2], contents: &[&[u8]]) {
     let files = |disk: &SimDisk| {
         let in_tree = |path: &[u8]| path.contains(&b'/') && !path.starts_with(b".akasha");
@@ -18,22 +19,34 @@ fn shows_one_of(disk: &SimDisk, places: [(&[u8], &[u8]); 2], contents: &[&[u8]])
     for (rule, after) in doubled {
         for turn in 0..2 {
             let store = mount(&after);
-            let mut held = Vec::new();
-            for (dir, name) in places {
-                let dir = store.lookup(&store.root(), dir).unwrap();
-                match store.lookup(&dir, name) {
-                    Ok(node) => held.push((dir, name, node)),
-                    Err(error) => {
-                        assert!(matches!(error, StoreError::NotFound), "{rule:?}, {turn}: {error}");
-                    }
-                }
-            }
+            let held = held(&store, places);
             assert_eq!(held.len(), 1, "{rule:?}, {turn}: places");
-            let (dir, name, _) = &held[0];
+            let (dir, name) = &held[0];
             let now = get(&store, dir, name).unwrap();
             assert!(contents.contains(&now.as_slice()), "{rule:?}, {turn}: content");
         }
+        let after = disk.crash(&rule);
+        let store = mount(&after);
+        let (dir, name) = held(&store, places).swap_remove(0);
+        store.unlink(&dir, name).unwrap();
+        store.fsync_dir(&dir).unwrap();
+        for (second, left) in crashes(&after) {
+            assert!(held(&mount(&left), places).is_empty(), "{rule:?}, {second:?}: it is back");
+        }
     }
+}
+
+/// Those of `places` where something is.
+fn held<'a>(store: &Store<SimDisk>, places: [(&[u8], &'a [u8]); 2]) -> Vec<(TestNode, &'a [u8])> {
+    let mut held = Vec::new();
+    for (dir, name) in places {
+        let dir = store.lookup(&store.root(), dir).unwrap();
+        match store.lookup(&dir, name) {
+            Ok(_) => held.push((dir, name)),
+            Err(error) => assert!(matches!(error, StoreError::NotFound), "{error}"),
+        }
+    }
+    held
 }
 
 /// The same backing file under both names, with layers that it shares with itself.

@@ -337,3 +337,50 @@ fn an_exchange_that_cannot_be_taken_back_is_finished_by_the_next_mount() {
     assert_eq!(get(&store, &store.root(), b"a").unwrap(), b"second");
     assert_eq!(get(&store, &store.root(), b"b").unwrap(), b"first");
 }
+
+/// An exchange commits both files and is durable when it returns: all that fsync of each would have kept is there.
+#[test]
+fn an_exchange_is_durable_with_all_names_and_layers_of_its_files() {
+    for (linked, committed) in [(false, false), (false, true), (true, false), (true, true)] {
+        let disk = vault();
+        let store = mount(&disk);
+        let root = store.root();
+        let dirs = [b"d", b"e"].map(|name| {
+            let outer = store.mkdir(&root, name, &NEW).unwrap();
+            store.mkdir(&outer, b"inner", &NEW).unwrap()
+        });
+        let other = store.mkdir(&root, b"o", &NEW).unwrap();
+        let mut contents = [noise(2 << 20, 1), noise(2 << 20, 2)];
+        for ((dir, content), name) in dirs.iter().zip(&mut contents).zip([b"a", b"b"]) {
+            let node = put(&store, dir, b"f", content);
+            if committed {
+                store.fsync(&node).unwrap();
+            }
+            if linked {
+                store.link(&node, &other, name).unwrap();
+            }
+            store.open_file(&node, true).unwrap();
+            store.write(&node, 8192, b"changed").unwrap();
+            store.close_file(&node, true);
+            content[8192..8199].copy_from_slice(b"changed");
+        }
+        store.rename(&dirs[0], b"f", &dirs[1], b"f", RenameFlags::Exchange).unwrap();
+        for (rule, disk) in crashes(&disk) {
+            let what = format!("linked {linked}, committed {committed}, {rule:?}");
+            let store = mount(&disk);
+            let get = |outer: &[u8], inner: Option<&[u8]>, name: &[u8]| {
+                let mut dir = store.lookup(&store.root(), outer)?;
+                if let Some(inner) = inner {
+                    dir = store.lookup(&dir, inner)?;
+                }
+                get(&store, &dir, name)
+            };
+            assert!(get(b"d", Some(b"inner"), b"f").unwrap() == contents[1], "{what}");
+            assert!(get(b"e", Some(b"inner"), b"f").unwrap() == contents[0], "{what}");
+            if linked {
+                assert!(get(b"o", None, b"a").unwrap() == contents[0], "{what}");
+                assert!(get(b"o", None, b"b").unwrap() == contents[1], "{what}");
+            }
+        }
+    }
+}
