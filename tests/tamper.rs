@@ -232,16 +232,17 @@ fn print_counts(name: &str, counts: &Counts, wrong: usize) {
 
 fn every_bit(cipher: Cipher) {
     let random = SeededEntropy::new(seed());
+    let (first, step) = part();
+    let try_bits = |big, sample, writes| {
+        let subject = Subject::new(cipher, 104, big);
+        let bits = edits::bits(&subject.disk, sample, &random).skip(first).step_by(step);
+        try_all(cipher.name(), &subject, bits, writes);
+    };
     if every() {
-        let small = Subject::new(cipher, 104, false);
-        let (first, step) = part();
-        let bits = edits::bits(&small.disk, None, &random).skip(first).step_by(step);
-        try_all(cipher.name(), &small, bits, 64);
+        try_bits(false, None, 64);
     }
     // Of the big files, and of all the others beside them, some.
-    let subject = Subject::new(cipher, 104, true);
-    let sample = if every() { 200 } else { 1 };
-    try_all(cipher.name(), &subject, edits::bits(&subject.disk, Some(sample), &random), 16);
+    try_bits(true, Some(if every() { 200 } else { 1 }), 16);
 }
 
 fn every_shape(cipher: Cipher) {

@@ -237,7 +237,8 @@ MUTANTS = {
         [lib("store::tests::faults")]),
     "what is lost is not told": ("commit.rs",
         "        if node.file()?.state.read().lost {\n            return Err(StoreError::Lost);\n        }\n"
-        "        if self.core.options.read_only {", "        if self.core.options.read_only {", [FAULTS]),
+        "        if self.core.options.read_only {", "        if self.core.options.read_only {",
+        [lib("store::tests::faults")]),
     "a failed sync of names is forgotten": ("gate.rs",
         "            Err(_) => state.failed = true,", "            Err(_) => {}", [lib("store::gate"), FAULTS]),
     "a failed look at .akasha/inodes is an answer": ("names.rs",

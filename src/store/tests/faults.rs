@@ -515,3 +515,27 @@ fn attributes_are_not_called_durable_after_the_journal_failed_unseen() {
     disk.abort_journal();
     assert!(store.fsync(&file).is_err());
 }
+
+/// fsync of a file that was removed has nothing to make durable: it succeeded also where what was written was lost.
+#[test]
+fn fsync_of_a_removed_file_tells_what_was_lost() {
+    for unlinked in [false, true] {
+        let disk = vault();
+        let store = mount(&disk);
+        let root = store.root();
+        let file = store.create(&root, b"f", &NEW).unwrap();
+        store.write(&file, 0, &noise(400 << 10, 1)).unwrap();
+        disk.fail(1, libc::EIO, |call| call == CallKind::Sync);
+        assert!(store.fsync(&file).is_err());
+        if unlinked {
+            store.unlink(&root, b"f").unwrap();
+        }
+        for _ in 0..2 {
+            assert!(matches!(store.fsync(&file), Err(StoreError::Lost)), "unlinked {unlinked}");
+        }
+        store.truncate(&file, 0).unwrap();
+        store.write(&file, 0, b"new").unwrap();
+        store.fsync(&file).unwrap();
+        store.close_file(&file, true);
+    }
+}
