@@ -319,6 +319,17 @@ fn a_vault_copied_without_its_hard_links_loses_nothing() {
     assert_eq!(disk.stat(&inodes, At::Name(&stub)).unwrap().nlink, 1);
     let store = mount(&disk);
     let root = store.root();
+    // It gets new names as before.
+    let file = store.lookup(&root, b"a").unwrap();
+    store.link(&file, &root, b"c").unwrap();
+    store.fsync(&file).unwrap();
+    for (rule, after) in crashes(&disk) {
+        let store = mount(&after);
+        assert_eq!(names(&store, &store.root()), ["a", "b", "c"], "{rule:?}");
+        assert_eq!(get(&store, &store.root(), b"c").unwrap(), b"content", "{rule:?}");
+    }
+    store.unlink(&root, b"c").unwrap();
+    drop(file);
     store.unlink(&root, b"a").unwrap();
     store.settle_all();
     assert_eq!(get(&store, &root, b"b").unwrap(), b"content");
