@@ -284,8 +284,7 @@ impl<B: Backing> Store<B> {
             let clean = lock::begin(&*backing, &dirs.control)?;
             recover::sweep(&*backing, &dirs)?;
             if !clean {
-                // What the daemon before remembered, until its changes of names were durable, nobody does any more; and nothing
-                // is an orphan before that.
+                // What the daemon before remembered, until its changes of names were durable, nobody does any more.
                 sync_all::sync_all_names(&*backing, &dirs)?;
                 doubles::settle(&*backing, &dirs, &keys)?;
                 hidden = recover::hunt(&*backing, &dirs, &keys)?;

@@ -19,6 +19,7 @@ use super::core::{ControlDirs, VaultKeys};
 use super::dir::{read_sidecar, settle_names};
 use super::error::{Attempt, Result};
 use super::intent::Intent;
+use super::sync_all::sync_all_names;
 
 /// Sweeps; returns how many leftovers were removed.
 pub(crate) fn sweep<B: Backing>(backing: &B, dirs: &ControlDirs<B>) -> Result<usize> {
@@ -46,8 +47,7 @@ pub(crate) fn sweep<B: Backing>(backing: &B, dirs: &ControlDirs<B>) -> Result<us
 /// Returns the names of files with several that something else took the place of, after their files: they are still counted
 /// by the backing filesystem.
 ///
-/// Runs before the first operation or after the last: nothing moves meanwhile. Every name is durable already, or a cut would bring
-/// back tops that refer to what is removed now.
+/// Runs before the first operation or after the last: nothing moves meanwhile.
 pub(crate) fn hunt<B: Backing>(
     backing: &B,
     dirs: &ControlDirs<B>,
@@ -88,6 +88,9 @@ pub(crate) fn hunt<B: Backing>(
     if layers.is_empty() && inodes.is_empty() && sides.is_empty() {
         return Ok(kept.dead);
     }
+    // What was seen may be what an earlier daemon changed last, and not be durable: a cut would bring back tops that
+    // refer to what is removed now.
+    sync_all_names(backing, dirs)?;
     let mut removed = 0;
     for layer in &layers {
         let name = layer_file_name(layer.0, layer.1);

@@ -61,11 +61,15 @@ fn unlocked(disk: &SimDisk) -> OpenVault {
 
 static MOUNTS: AtomicU64 = AtomicU64::new(100);
 
-fn mount_with(disk: &SimDisk, options: StoreOptions) -> Arc<Store<SimDisk>> {
+fn try_mount(disk: &SimDisk, options: StoreOptions) -> Result<Arc<Store<SimDisk>>> {
     let open = unlocked(disk);
     let entropy = SeededEntropy::new(MOUNTS.fetch_add(1, Ordering::Relaxed));
     let clock = Arc::new(SystemClock::new());
-    Store::open(Arc::new(disk.clone()), open, options, Arc::new(entropy), clock).unwrap()
+    Store::open(Arc::new(disk.clone()), open, options, Arc::new(entropy), clock)
+}
+
+fn mount_with(disk: &SimDisk, options: StoreOptions) -> Arc<Store<SimDisk>> {
+    try_mount(disk, options).unwrap()
 }
 
 fn mount(disk: &SimDisk) -> Arc<Store<SimDisk>> {
@@ -391,27 +395,95 @@ fn readers_and_writers_never_notice_a_commit() {
     });
 }
 
-/// The last daemon was killed: what it renamed last is seen, and not durable.
+/// The last daemon was killed: what it removed last is not seen any more, and may come back. The power goes off at any call of the
+/// next mount, or of a repair.
 #[test]
 fn the_hunt_for_orphans_removes_nothing_that_a_cut_could_bring_back() {
+    let scene = |is_repair, cut| {
+        let disk = vault();
+        let store = mount(&disk);
+        let mut content = noise(300 << 10, 1);
+        let node = put(&store, &store.root(), b"f", &content);
+        store.open_file(&node, true).unwrap();
+        store.write(&node, 8192, b"changed").unwrap();
+        content[8192..8199].copy_from_slice(b"changed");
+        store.fsync(&node).unwrap();
+        store.close_file(&node, true);
+        assert!(disk.paths().iter().any(|(path, ..)| path.starts_with(b".akasha/layers/")));
+        store.unlink(&store.root(), b"f").unwrap();
+        drop((node, store));
+        disk.cut_at(disk.operations() + cut);
+        if is_repair {
+            let _ = repair::try_repair(&disk);
+        } else {
+            let _ = try_mount(&disk, StoreOptions::default());
+        }
+        for (rule, after) in crashes(&disk) {
+            let what = format!("repair {is_repair}, cut at {cut}, {rule:?}");
+            let store = mount(&after);
+            match get(&store, &store.root(), b"f") {
+                Ok(now) => assert!(now == content, "{what}"),
+                Err(error) => assert!(matches!(error, StoreError::NotFound), "{what}: {error}"),
+            }
+        }
+        disk.is_off()
+    };
+    for is_repair in [false, true] {
+        let last = (0..).find(|cut| !scene(is_repair, *cut));
+        assert!(last > Some(3), "there was little to cut");
+    }
+}
+
+/// The daemon was killed after it had published and before it had synced: what the next mount shows is durable once it is synced there,
+/// though nothing is left to be committed.
+#[test]
+fn fsync_makes_durable_what_a_killed_daemon_has_published() {
     let disk = vault();
     let store = mount(&disk);
-    let mut content = noise(2 << 20, 1);
-    let node = put(&store, &store.root(), b"f", &content);
-    store.open_file(&node, true).unwrap();
-    store.write(&node, 8192, b"changed").unwrap();
-    content[8192..8199].copy_from_slice(b"changed");
-    store.fsync(&node).unwrap();
-    store.close_file(&node, true);
-    store.unlink(&store.root(), b"f").unwrap();
-    drop((node, store));
-    drop(mount(&disk));
+    let root = store.root();
+    let file = put(&store, &root, b"a", b"old");
+    store.link(&file, &root, b"b").unwrap();
+    put(&store, &root, b"c", b"moved");
+    store.fsync_dir(&root).unwrap();
+    store.fsync(&file).unwrap();
+    store.write(&file, 0, b"new").unwrap();
+    store.commit(std::slice::from_ref(&file), commit::Take::All).unwrap();
+    store.rename(&root, b"c", &root, b"d", RenameFlags::Replace).unwrap();
+    drop((file, root, store));
+    let store = mount(&disk);
+    for name in [b"a", b"d"] {
+        store.fsync(&store.lookup(&store.root(), name).unwrap()).unwrap();
+    }
     for (rule, after) in crashes(&disk) {
         let store = mount(&after);
-        match get(&store, &store.root(), b"f") {
-            Ok(now) => assert_eq!(now, content, "{rule:?}"),
-            Err(error) => assert!(matches!(error, StoreError::NotFound), "{rule:?}: {error}"),
-        }
+        let now = |name| get(&store, &store.root(), name);
+        assert_eq!(now(b"a").unwrap(), b"new", "{rule:?}");
+        assert_eq!(now(b"b").unwrap(), b"new", "{rule:?}");
+        assert_eq!(now(b"d").unwrap_or_else(|e| panic!("{rule:?}: {e}")), b"moved", "{rule:?}");
+    }
+}
+
+/// The daemon that was killed knew which removal was not durable. What takes the name after it does not share it with what a cut
+/// brings back.
+#[test]
+fn what_a_killed_daemon_removed_does_not_come_back_under_a_name_that_was_taken_again() {
+    let disk = vault();
+    let store = mount(&disk);
+    let root = store.root();
+    put(&store, &root, b"a", b"removed");
+    put(&store, &root, b"b", b"kept");
+    store.fsync_dir(&root).unwrap();
+    store.unlink(&root, b"a").unwrap();
+    drop((root, store));
+    let store = mount(&disk);
+    let root = store.root();
+    store.rename(&root, b"b", &root, b"a", RenameFlags::Replace).unwrap();
+    for seed in 0..40 {
+        let rule = CrashRule::PerDirectory { seed };
+        let store = mount(&disk.crash(&rule));
+        let found = names(&store, &store.root());
+        assert!(found == ["a"] || found == ["b"], "{rule:?}: {found:?}");
+        assert_eq!(get(&store, &store.root(), found[0].as_bytes()).unwrap(), b"kept", "{rule:?}");
     }
 }
 
