@@ -368,7 +368,8 @@ fn a_cut_around_a_first_name_loses_nothing_that_was_synced() {
 /// Every call at which the power can go off while two names are exchanged, and while they are given back.
 #[test]
 fn a_cut_around_an_exchange_leaves_both_or_neither() {
-    let names = ["an exchange alone", "an exchange and back"];
+    let names =
+        ["an exchange alone", "an exchange and back", "an exchange of what replaced others"];
     let scripts = names.into_iter().map(scripts::named).collect();
     torture_all(scripts, Effort { cuts: 999, rules: 12, seeds: 1 });
 }

@@ -103,7 +103,8 @@ pub(crate) fn control_dirs<B: Backing>(
     })
 }
 
-/// Opens a control directory; one that is missing is made again (a backup tool may skip empty directories). Where nothing may
+/// Opens a control directory; one that is missing is made again (a backup tool may skip empty directories), durable once the mount
+/// has begun: with [`begin`] or, after an unclean end, with all names. Where nothing may
 /// be made, `.akasha` itself stands for it: it holds none of its files either, and nothing is changed there.
 fn control_subdir<B: Backing>(
     backing: &B,

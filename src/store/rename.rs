@@ -420,21 +420,17 @@ impl<B: Backing> Store<B> {
             }
             for node in [&a, &b] {
                 self.commit(std::slice::from_ref(node), Take::All)?;
+                // With all that leads to it: the intent names the directories by their paths, which a cut must leave.
                 self.sync_path(node.inode())?;
-            }
-            // The intent names the directories by their paths, which a cut must leave.
-            for dir in [dir, to_dir] {
-                self.sync_path(dir)?;
             }
             for dir in [dir, to_dir] {
                 self.settle(dir)?;
-                // What settling removed must not come back under a name that its successor left.
-                dir.sync_names(&self.core, dir.dir()?.names.latest())?;
             }
             let mut locked = Locked::lock(self, dir, to_dir)?;
             let here = locked.of(dir).map().get(name);
             let there = locked.of(to_dir).map().get(to_name);
             let (Some(here), Some(there)) = (here, there) else { continue };
+            // What settling removed is gone for good, or it could come back under a name that its successor left: else once more.
             let mut is_bare = |dir: &Arc<Node<B>>, name: &[u8]| {
                 let state = locked.of(dir);
                 !state.under.contains_key(name) && must_bury(dir, state, name).is_none()

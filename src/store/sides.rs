@@ -8,7 +8,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
@@ -36,8 +35,6 @@ const LIST_LEN_MAX: usize = 65536;
 #[derive(Debug, Default)]
 pub(crate) struct Sides {
     by_entry: Mutex<BTreeMap<EntryId, Vec<ObjectId>>>,
-    /// `.akasha` is durable with the directory of side objects in it.
-    dir_is_durable: AtomicBool,
 }
 
 impl Sides {
@@ -160,12 +157,7 @@ impl<B: Backing> Core<B> {
     }
 
     fn sync_sides(&self) -> Result<()> {
-        self.backing.sync_dir(&self.xattrs).attempt("sync .akasha/xattrs")?;
-        if !self.sides.dir_is_durable.load(Ordering::Relaxed) {
-            self.backing.sync_dir(&self.control).attempt("sync .akasha")?;
-            self.sides.dir_is_durable.store(true, Ordering::Relaxed);
-        }
-        Ok(())
+        self.backing.sync_dir(&self.xattrs).attempt("sync .akasha/xattrs")
     }
 
     fn read_side(&self, entry: EntryId, side: SideRef) -> Result<XattrMap> {

@@ -281,6 +281,19 @@ pub fn written() -> Vec<Script> {
                 vec![Op::Exchange("a".into(), "d/b".into())],
             ],
         ),
+        // What each of the two replaced is removed before, and does not come back beside the other.
+        script(
+            "an exchange of what replaced others",
+            vec![
+                synced("a", 10),
+                vec![Op::Mkdir("d".into())],
+                synced("d/b", 20),
+                synced("n", 30),
+                synced("m", 40),
+                vec![rename("n", "a"), rename("m", "d/b")],
+                vec![Op::Exchange("a".into(), "d/b".into())],
+            ],
+        ),
         script(
             "an exchange and back",
             vec![

@@ -530,3 +530,44 @@ fn changed_moved_missing_and_older_side_objects_are_errors_and_the_content_stays
     }
     store.close().unwrap();
 }
+
+/// A backup tool may skip empty directories. They are made again when the vault is mounted, and a cut does not take them away with what
+/// is in them.
+#[test]
+fn control_directories_that_a_backup_left_out_are_made_again_for_good() {
+    for is_marked in [true, false] {
+        let disk = tight_vault();
+        mount(&disk).close().unwrap();
+        let root = disk.root().unwrap();
+        let control = disk.open_dir(&root, CONTROL_DIR).unwrap();
+        for name in [&b"tmp"[..], b"layers", b"inodes", b"xattrs"] {
+            disk.rmdir(&control, name).unwrap();
+        }
+        if !is_marked {
+            disk.unlink(&control, b"clean").unwrap();
+        }
+        disk.sync_all(&root).unwrap();
+        let store = mount(&disk);
+        let mut content = noise(400 << 10, 1);
+        let file = put(&store, &store.root(), b"f", &content);
+        store.link(&file, &store.root(), b"g").unwrap();
+        store.fsync(&file).unwrap();
+        set(&store, &file, KEY, &[7; 5000]);
+        store.open_file(&file, true).unwrap();
+        store.write(&file, 8192, b"changed").unwrap();
+        content[8192..8199].copy_from_slice(b"changed");
+        store.fsync(&file).unwrap();
+        for inside in [&b".akasha/layers/"[..], b".akasha/inodes/", b".akasha/xattrs/"] {
+            assert!(disk.paths().iter().any(|(path, ..)| path.starts_with(inside)));
+        }
+        for (rule, after) in crashes(&disk) {
+            let store = mount(&after);
+            for name in [b"f", b"g"] {
+                let now = get(&store, &store.root(), name);
+                assert!(now.is_ok_and(|now| now == content), "marked {is_marked}, {rule:?}");
+            }
+            let file = store.lookup(&store.root(), b"f").unwrap();
+            assert_eq!(store.get_xattr(&file, KEY).unwrap(), [7; 5000], "{is_marked}, {rule:?}");
+        }
+    }
+}

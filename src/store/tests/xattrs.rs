@@ -131,6 +131,9 @@ fn fsync_makes_attributes_durable_and_a_cut_takes_no_others() {
     let dir = store.mkdir(&root, b"d", &NewAttr { mode: 0o755, ..NEW }).unwrap();
     let file = put(&store, &root, b"f", b"one");
     store.link(&file, &root, b"g").unwrap();
+    // No name has changed since when only an attribute has.
+    store.fsync(&dir).unwrap();
+    store.fsync(&root).unwrap();
     let new = store.create(&root, b"n", &NEW).unwrap();
     for node in [&root, &dir, &file, &new] {
         set(&store, node, KEY, b"kept");
