@@ -315,7 +315,9 @@ impl<B: Backing> Store<B> {
         let key = xattr_name(&core.keys, node.id(), SIDE_ATTRIBUTE);
         let before = node.side(core)?;
         if map.is_empty() {
-            self.remove_inline(node, true)?;
+            self.remove_inline(node)?;
+            // Also of what was removed before: without the side object it would be all there is.
+            self.sync_attr(node)?;
             node.put_backing(core, &key, None, None)?;
         } else {
             let (side, sealed) = core.write_side(node.id(), map)?;
@@ -365,10 +367,9 @@ impl<B: Backing> Store<B> {
         }
     }
 
-    /// Removes the attributes that stand beside an entry with a side object; for good at once, if `synced`.
-    fn remove_inline(&self, node: &Arc<Node<B>>, synced: bool) -> Result<()> {
-        let keys = node.xattr_keys(&self.core)?;
-        for key in &keys {
+    /// Removes the attributes that stand beside an entry with a side object.
+    fn remove_inline(&self, node: &Arc<Node<B>>) -> Result<()> {
+        for key in &node.xattr_keys(&self.core)? {
             node.at_entry(
                 &self.core,
                 |dir, at| self.core.backing.set_xattr(dir, at, key, None),
@@ -376,7 +377,7 @@ impl<B: Backing> Store<B> {
             )?;
             node.note_unsynced_attr();
         }
-        if synced && !keys.is_empty() { self.sync_attr(node) } else { Ok(()) }
+        Ok(())
     }
 
     /// Makes references to side objects durable and removes what they took the place of. What fails is tried again.
@@ -443,7 +444,7 @@ impl<B: Backing> Store<B> {
         self.sync_path(node)?;
         if work.inline {
             self.hold_attributes(node, false, || match node.side(&self.core)? {
-                Some(_) => self.remove_inline(node, false),
+                Some(_) => self.remove_inline(node),
                 None => Ok(()),
             })?;
         }

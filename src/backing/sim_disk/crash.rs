@@ -32,7 +32,7 @@ pub enum CrashRule {
         /// Decides about all that was not synced.
         seed: u64,
     },
-    /// Anything that the promises allow: a prefix or a per-name subset, with no favour to what
+    /// Anything that the promises allow: a prefix or a per-name subset, each extended attribute by itself, with no favour to what
     /// other fsyncs carried along.
     Random {
         /// Decides about all that was not synced.
@@ -71,6 +71,8 @@ enum AttrVerdict {
     Latest,
     Before(u64),
     AnyPrefix,
+    /// Those in the inode as a prefix of their changes, and each extended attribute by itself.
+    AnyOrder,
 }
 
 enum BytesVerdict {
@@ -174,7 +176,7 @@ fn judge(log: &Log, rule: CrashRule, entropy: &SeededEntropy) -> Verdict {
                 // A prefix of items may part the two halves of a move.
                 (before(end), AttrVerdict::Before(end))
             } else {
-                (log.closure(draw(log, entropy)), AttrVerdict::AnyPrefix)
+                (log.closure(draw(log, entropy)), AttrVerdict::AnyOrder)
             };
             Verdict { items, attrs, bytes: BytesVerdict::PerFile }
         }
@@ -216,16 +218,26 @@ fn surviving_names(tree: &Tree, items: &BTreeSet<u64>) -> (SurvivingNames, Touch
 /// The attributes, and the number of the change that made them (0: they were safe).
 fn surviving_attr(inode: &Inode, verdict: &AttrVerdict, entropy: &SeededEntropy) -> (u64, Attr) {
     let pending = &inode.pending_attr;
+    let any = || (entropy.next_u64() % (pending.len() as u64 + 1)) as usize;
+    let after = |kept: usize| match kept {
+        0 => (0, &inode.safe_attr),
+        kept => (pending[kept - 1].0, &pending[kept - 1].1),
+    };
     let kept = match verdict {
         AttrVerdict::Safe => 0,
         AttrVerdict::Latest => return (u64::MAX, inode.attr.clone()),
         AttrVerdict::Before(end) => pending.partition_point(|(number, _)| number < end),
-        AttrVerdict::AnyPrefix => (entropy.next_u64() % (pending.len() as u64 + 1)) as usize,
+        AttrVerdict::AnyPrefix | AttrVerdict::AnyOrder => any(),
     };
-    match kept {
-        0 => (0, inode.safe_attr.clone()),
-        kept => pending[kept - 1].clone(),
+    let (number, attr) = after(kept);
+    let mut attr = attr.clone();
+    if matches!(verdict, AttrVerdict::AnyOrder) && !pending.is_empty() {
+        let all = (0..=pending.len()).flat_map(|kept| after(kept).1.xattrs.keys());
+        let names: BTreeSet<&Vec<u8>> = all.collect();
+        let value = |name: &Vec<u8>| Some((name.clone(), after(any()).1.xattrs.get(name)?.clone()));
+        attr.xattrs = names.into_iter().filter_map(value).collect();
     }
+    (number, attr)
 }
 
 fn surviving_bytes(bytes: &FileBytes, verdict: &BytesVerdict, entropy: &SeededEntropy) -> Content {
