@@ -128,13 +128,11 @@ pub fn create<B: Backing>(backing: &B, config: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Fills the control directory and syncs it from the leaves up.
+/// Fills the control directory, durably.
 fn build<B: Backing>(backing: &B, control: &B::Dir, config: &[u8]) -> Result<()> {
     clear(backing, control)?;
     for name in SUBDIRS {
         backing.mkdir(control, name, DIR_MODE).attempt("make a control directory")?;
-        let dir = backing.open_dir(control, name).attempt("open a control directory")?;
-        backing.sync_dir(&dir).attempt("sync a control directory")?;
     }
     let file =
         backing.create_temp(control, CONFIG_FILE, CONFIG_MODE).attempt("create vault.toml")?;

@@ -27,7 +27,7 @@ CUTS, LINKS, FAULTS = ("cuts", "a_cut_leaves_every"), ("cuts", "hard_links"), ("
 MOUNTS, RARE, POWER = ("cuts", "a_mount_that"), ("cuts", "a_rare_order"), ("powercut", "")
 RANDOM, NAMED = ("cuts", "a_cut_in_a_random"), ("cuts", "a_cut_around_a_first_name")
 EXCHANGE = ("cuts", "a_cut_around_an_exchange")
-RESCUE = ("lib", "store::tests::rescue")
+RESCUE, VAULT = ("lib", "store::tests::rescue"), ("lib", "store::vault")
 EVERYTHING = [CUTS, LINKS, RARE, NAMED, EXCHANGE, RANDOM, FAULTS, MOUNTS, POWER, ("lib", "store::")]
 
 
@@ -164,6 +164,39 @@ MUTANTS = {
     "a sidecar's name is not synced": ("tree.rs",
         '            .sync_dir(fd)\n            .attempt("sync a sidecar\'s name")', '            .stat(fd, crate::backing::At::This)\n'
         '            .map(drop)\n            .attempt("sync a sidecar\'s name")', [cut("long names")]),
+    # ---- attributes
+    "fsync syncs no attributes": ("commit.rs",
+        "        self.sync_attr(node)?;\n        self.sync_path(node)\n", "        self.sync_path(node)\n",
+        [lib("store::tests::xattrs")]),
+    "fsync of a directory syncs no attributes": ("commit.rs",
+        "        self.sync_attr(dir)?;\n", "", [lib("store::tests::xattrs")]),
+    "a side object is not synced": ("sides.rs",
+        "            file.sync()?;\n            self.backing.rename(&self.tmp", "            self.backing.rename(&self.tmp",
+        [lib("store::tests::sides")]),
+    "a side object's name is not synced": ("sides.rs",
+        '        self.backing.sync_dir(&self.xattrs).attempt("sync .akasha/xattrs")\n', "        Ok(())\n",
+        [lib("store::tests::sides")]),
+    "a side object goes before the reference to the next one is durable": ("sides.rs",
+        "        self.sync_attr(node)?;\n        self.sync_path(node)?;\n        if work.inline",
+        "        self.sync_path(node)?;\n        if work.inline", [lib("store::tests::sides")]),
+    "a side object goes before the version without it is durable": ("sides.rs",
+        "        self.sync_attr(node)?;\n        self.sync_path(node)?;\n        if work.inline",
+        "        self.sync_attr(node)?;\n        if work.inline", [lib("store::tests::sides")]),
+    "what a side object took the place of may come back": ("sides.rs",
+        "            self.sync_attr(node)?;\n            node.put_backing", "            node.put_backing", [lib("store::tests::sides")]),
+    # ---- vault.toml
+    "a new vault's name is not synced": ("vault.rs",
+        '    backing.sync_dir(&root).attempt("sync the vault\'s directory")?;\n', "", [VAULT]),
+    "a new vault.toml is not synced": ("vault.rs",
+        '    file.sync().attempt("sync vault.toml")?;\n', "", [VAULT]),
+    "the names in a new vault are not synced": ("vault.rs",
+        '    file.sync().attempt("sync vault.toml")?;\n    backing.sync_dir(control).attempt("sync the control directory")',
+        '    file.sync().attempt("sync vault.toml")', [VAULT]),
+    "passwd does not sync vault.toml": ("vault.rs",
+        '    file.sync().attempt("sync the new vault.toml")?;\n', "", [VAULT]),
+    "passwd does not sync the name of vault.toml": ("vault.rs",
+        '        .attempt("publish the new vault.toml")?;\n    backing.sync_dir(control).attempt("sync the control directory")',
+        '        .attempt("publish the new vault.toml")', [VAULT]),
     # ---- exchange of names
     "an intent is not synced": ("intent.rs",
         '        temp.sync().attempt("sync an intent")?;\n', "", [cut("exchange")]),
@@ -182,6 +215,9 @@ MUTANTS = {
         "            }\n            for dir in [dir, to_dir]", [lib("store::tests::mishaps")]),
     "an exchange takes names whose dead may come back": ("rename.rs",
         "                || !bare\n", "", [EXCHANGE]),
+    "a whiteout is not durable": ("special.rs",
+        "        self.fsync_dir(dir)?;\n        self.fsync_dir(to_dir)", "        let _ = dir;\n        self.fsync_dir(to_dir)",
+        [lib("store::tests::special")]),
     # ---- hard links
     "names of a linked file appear before the file is durable": ("publish_names.rs",
         "self.sync_layer_names().and_then(|()| self.sync_inode_names())", "self.sync_layer_names()", [LINKS]),

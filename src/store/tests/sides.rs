@@ -611,3 +611,28 @@ fn attributes_from_before_a_side_object_do_not_come_back() {
         }
     }
 }
+
+/// A new version with attributes of its own was published, and is not durable: a cut brings back the one before, which needs its own.
+#[test]
+fn attributes_of_a_version_that_a_cut_brings_back_are_there() {
+    let disk = tight_vault();
+    let store = mount(&disk);
+    let root = store.root();
+    let file = put(&store, &root, b"f", b"one");
+    set(&store, &file, KEY, &noise(9000, 1));
+    store.fsync(&file).unwrap();
+    store.finish_sides();
+    store.fsync(&file).unwrap();
+    store.open_file(&file, true).unwrap();
+    store.write(&file, 0, b"two").unwrap();
+    set(&store, &file, KEY, &noise(9000, 2));
+    store.close_file(&file, true);
+    store.commit(std::slice::from_ref(&file), commit::Take::All).unwrap();
+    store.finish_sides();
+    for seed in 0..400 {
+        let store = mount(&disk.crash(&CrashRule::Random { seed }));
+        let file = store.lookup(&store.root(), b"f").unwrap();
+        let value = store.get_xattr(&file, KEY).unwrap_or_else(|e| panic!("{seed}: {e}"));
+        assert!(value == noise(9000, 1) || value == noise(9000, 2), "{seed}");
+    }
+}
