@@ -27,7 +27,7 @@ CUTS, LINKS, FAULTS = ("cuts", "a_cut_leaves_every"), ("cuts", "hard_links"), ("
 MOUNTS, RARE, POWER = ("cuts", "a_mount_that"), ("cuts", "a_rare_order"), ("powercut", "")
 RANDOM, NAMED = ("cuts", "a_cut_in_a_random"), ("cuts", "a_cut_around_a_first_name")
 EXCHANGE = ("cuts", "a_cut_around_an_exchange")
-RESCUE, VAULT = ("lib", "store::tests::rescue"), ("lib", "store::vault")
+RESCUE, VAULT, REPAIR = ("lib", "store::tests::rescue"), ("lib", "store::vault"), ("lib", "store::tests::repair")
 EVERYTHING = [CUTS, LINKS, RARE, NAMED, EXCHANGE, RANDOM, FAULTS, MOUNTS, POWER, ("lib", "store::")]
 
 
@@ -333,6 +333,15 @@ MUTANTS = {
         "filter(|dir| dir.id() == copy.parent)?;", "filter(|dir| dir.id() == copy.parent || copy.stamp > 0)?;", [RESCUE]),
     "what stands in a rescue copy's place is not kept": ("repair/rescue.rs",
         "if self.is_foreign\n", "if self.is_foreign && stamp == 0\n", [RESCUE]),
+    # ---- a repair
+    "a repair does not sync a sidecar": ("repair/moves.rs",
+        '        temp.sync().attempt("sync a sidecar")?;\n', "", [REPAIR]),
+    "a repair does not sync a sidecar's name": ("repair/moves.rs",
+        '        self.backing.sync_dir(dir).attempt("sync a sidecar\'s name")', "        Ok(())", [REPAIR]),
+    "a repair ends before all is durable": ("repair/mod.rs",
+        "            sync_all_names(&**backing, &dirs)?;\n", "", [REPAIR]),
+    "a round of a repair ends before all is durable": ("repair/mod.rs",
+        "        sync_all_names(&**self.backing, dirs)?;\n        Ok(deeds)", "        Ok(deeds)", [REPAIR]),
 }
 
 
@@ -354,7 +363,7 @@ def run(tests, log):
     for target, words, *script in tests:
         choice = ["--lib"] if target == "lib" else ["--test", target]
         command = ["cargo", "test", "--offline", "--quiet", "--locked", *choice, words]
-        variables = {**os.environ, "CARGO_TARGET_DIR": str(PLACE / "target"), "AKASHA_STOP": "1"}
+        variables = {**os.environ, "CARGO_TARGET_DIR": str(PLACE / "target"), "AKASHA_STOP": "1", "AKASHA_REPAIR_CUTS": "all"}
         if script:
             variables["AKASHA_SCRIPT"] = script[0]
         try:

@@ -341,6 +341,40 @@ fn a_vault_copied_without_its_hard_links_loses_nothing() {
     drop(store);
 }
 
+/// The older layers of a file with several names go when the version without them is durable in `.akasha/inodes`.
+#[test]
+fn layers_of_a_file_with_several_names_stay_until_a_version_without_them_is_durable() {
+    let disk = vault();
+    let store = mount(&disk);
+    let root = store.root();
+    let mut versions = vec![noise(400 << 10, 1)];
+    let file = put(&store, &root, b"a", &versions[0]);
+    store.link(&file, &root, b"b").unwrap();
+    store.fsync(&file).unwrap();
+    store.open_file(&file, true).unwrap();
+    for (offset, bytes) in [(8192, noise(7, 2)), (0, noise(400 << 10, 3))] {
+        let mut next = versions.last().unwrap().clone();
+        next[offset..][..bytes.len()].copy_from_slice(&bytes);
+        versions.push(next);
+        store.write(&file, offset as u64, &bytes).unwrap();
+        if offset > 0 {
+            store.fsync(&file).unwrap();
+        }
+    }
+    let layers = || disk.paths().iter().filter(|(p, ..)| p.starts_with(b".akasha/layers/")).count();
+    assert_eq!(layers(), 1);
+    store.commit(std::slice::from_ref(&file), commit::Take::All).unwrap();
+    assert!(store.settle_all());
+    assert_eq!(layers(), 0);
+    for rule in (0..200).map(|seed| CrashRule::Random { seed }) {
+        let store = mount(&disk.crash(&rule));
+        for name in [b"a", b"b"] {
+            let now = get(&store, &store.root(), name).unwrap_or_else(|e| panic!("{rule:?}: {e}"));
+            assert!(versions[1..].contains(&now), "{rule:?}");
+        }
+    }
+}
+
 fn stub_path(disk: &SimDisk) -> Vec<u8> {
     let paths = disk.paths();
     let stub = paths.iter().find(|(path, ..)| path.ends_with(b".stub")).unwrap();
