@@ -342,6 +342,16 @@ MUTANTS = {
         "            sync_all_names(&**backing, &dirs)?;\n", "", [REPAIR]),
     "a round of a repair ends before all is durable": ("repair/mod.rs",
         "        sync_all_names(&**self.backing, dirs)?;\n        Ok(deeds)", "        Ok(deeds)", [REPAIR]),
+    "a repair does not sync a stub": ("repair/links.rs",
+        '    file.sync().attempt("sync a stub")?;\n', "", [REPAIR]),
+    "a repair links a new stub while the old one may come back": ("repair/links.rs",
+        '        _ => backing.sync_dir(&dirs.inodes).attempt("sync .akasha/inodes")?,', '        _ => {}', [REPAIR]),
+    "a repair replaces a name before what it keeps of it is durable": ("repair/links.rs",
+        '            backing.sync_dir(lost_found).attempt("sync lost+found")?;\n', "", [REPAIR]),
+    "a repair counts names by a stub before they are durable": ("repair/links.rs",
+        "    sync_all_names(backing, dirs)?;\n", "    let _ = sync_all_names::<B>;\n", [REPAIR]),
+    "a repair does not sync a stub's name": ("repair/links.rs",
+        '    backing.sync_dir(&dirs.inodes).attempt("sync .akasha/inodes")?;\n    Ok(true)', "    Ok(true)", [REPAIR]),
 }
 
 
