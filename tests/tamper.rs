@@ -3,7 +3,7 @@
 //! "Edits tried").
 //!
 //! The short form samples, and prints its seed (`AKASHA_SEED` replays). `scripts/tamper` runs the long one: every bit of
-//! every file, every length, every pair. The real kernel is in `mounted/tamper.rs`.
+//! every file, every length, every pair; `AKASHA_EDITS` (families of edits, with commas between) leaves the others out. The real kernel is in `mounted/tamper.rs`.
 #![allow(clippy::unwrap_used)]
 
 #[path = "tamper/config.rs"]
@@ -253,9 +253,13 @@ fn every_shape(cipher: Cipher) {
     // The short form takes one of some, others each time.
     let edits = edits::shapes(&subject, every(), &random);
     let mut n = if every() { part().0 as u64 } else { seed % share };
-    let some = edits.filter(move |_| {
-        n += 1;
-        n.is_multiple_of(share)
+    let wanted = std::env::var("AKASHA_EDITS").ok();
+    let is_wanted = move |family: &str| {
+        wanted.as_ref().is_none_or(|all| all.split(',').any(|one| one == family))
+    };
+    let some = edits.filter(move |edit| {
+        n += u64::from(is_wanted(edit.family));
+        n.is_multiple_of(share) && is_wanted(edit.family)
     });
     try_all(cipher.name(), &subject, some, 2);
 }
@@ -333,6 +337,34 @@ fn a_mount_keeps_layers_that_lie_under_the_names_of_others() {
             assert!(verdict.wrong.is_empty() && verdict.errors > 0, "{how:?} {shift}: {verdict:?}");
         }
     }
+}
+
+/// An older layer is what its file was once: in the place of the newest version it is the whole file from the past (THREAT-MODEL,
+/// "Freshness").
+#[test]
+fn a_layer_in_the_place_of_its_file_is_an_older_version() {
+    let subject = Subject::new(Cipher::ChaCha20Poly1305, 104, true);
+    let inodes: Vec<_> = subject::files(&subject.disk)
+        .into_iter()
+        .filter_map(|(path, _)| Some(path.strip_prefix(b".akasha/inodes/")?.to_vec()))
+        .collect();
+    let mut tried = 0;
+    for (layer, bytes) in subject::files(&subject.disk) {
+        let Some(name) = layer.strip_prefix(b".akasha/layers/") else { continue };
+        let Some(inode) = inodes.iter().find(|inode| name.starts_with(inode)) else { continue };
+        let edit = Edit {
+            family: "layer as a file",
+            what: layer.escape_ascii().to_string(),
+            steps: vec![Step::Put([b".akasha/inodes/", inode.as_slice()].concat(), bytes)],
+            older: true,
+            removes: false,
+            unseen: false,
+        };
+        let verdict = try_edit(&subject, &edit, How::ReadOnly, true).unwrap();
+        assert!(verdict.wrong.is_empty() && verdict.older > 0, "{}: {verdict:?}", edit.what);
+        tried += 1;
+    }
+    assert!(tried > 0, "no file with several names has an older layer");
 }
 
 /// The judge sees what he is there for: a vault that shows something else than it is held against.

@@ -553,11 +553,12 @@ pub fn build_with_links_and_past(
     let about = fields(Form::Mapped, inode, 2, content.len() as u64);
     let top = builder.layer(&[Some(&first)], &about, Some(&map));
     for place in [&root, &dir] {
-        past.push((place.inside(b"layers"), Shown::File(content.clone())));
+        past.push((place.inside(b"link to layers"), Shown::File(content.clone())));
     }
     content[..block].copy_from_slice(&first);
     builder.put_parent(&base);
     builder.linked(&[&root, &dir], EntryKind::File, b"layers", inode, &top, &Shown::File(content));
+    assert!(past.iter().all(|(path, _)| tree.contains_key(path)), "the past of what is not there");
     (tree, past)
 }
 
