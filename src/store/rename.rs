@@ -420,17 +420,11 @@ impl<B: Backing> Store<B> {
             }
             for node in [&a, &b] {
                 self.commit(std::slice::from_ref(node), Take::All)?;
+                // With all that leads to it: the intent names the directories by their paths, which a cut must leave.
                 self.sync_path(node.inode())?;
-            }
-            // The intent names the directories by their paths, which a cut must leave.
-            for dir in [dir, to_dir] {
-                self.sync_path(dir)?;
             }
             for dir in [dir, to_dir] {
                 self.settle(dir)?;
-                // What settling removed must not come back under a name that its successor left; and what was moved here leaves
-                // its old place for good, before the exchange syncs the names without a look at that.
-                dir.sync_names(&self.core, dir.dir()?.names.latest())?;
             }
             let mut locked = Locked::lock(self, dir, to_dir)?;
             let here = locked.of(dir).map().get(name);
