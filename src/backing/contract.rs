@@ -476,6 +476,7 @@ fn syncs_succeed_and_change_nothing<B: Backing>(disk: &B) {
     temp.sync().unwrap();
     temp.sync().unwrap();
     disk.sync_dir(&dir).unwrap();
+    disk.sync_arrivals(&dir).unwrap();
     disk.sync_dir(&root).unwrap();
     disk.sync_all(&root).unwrap();
     assert_eq!(get(disk, &dir, b"t"), [1; 9_000]);
@@ -484,6 +485,7 @@ fn syncs_succeed_and_change_nothing<B: Backing>(disk: &B) {
     temp.sync().unwrap();
     disk.rmdir(&root, b"dir").unwrap();
     disk.sync_dir(&dir).unwrap();
+    disk.sync_arrivals(&dir).unwrap();
 }
 
 fn stat_agrees_by_name_and_by_handle<B: Backing>(disk: &B) {

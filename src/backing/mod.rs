@@ -11,6 +11,7 @@
 //! | `Temp::write_at`, `set_len`, `set_attr` | yes | nothing |
 //! | `Temp::sync` | | its bytes, length and attributes; not its name |
 //! | `sync_dir` | | every earlier change of names in that directory, and its attributes |
+//! | `sync_arrivals` | | the names that appeared in that directory, and its attributes; what left it may come back |
 //! | `sync_all` | | everything on the filesystem |
 //!
 //! Every object is opened relative to a held directory and never through a symbolic link; whatever
@@ -271,6 +272,9 @@ pub trait Backing: Send + Sync + 'static {
     fn rmdir(&self, dir: &Self::Dir, name: &[u8]) -> io::Result<()>;
     /// Every earlier change of names in `dir` is durable on return, and its attributes.
     fn sync_dir(&self, dir: &Self::Dir) -> io::Result<()>;
+    /// As [`Backing::sync_dir`] of names that appeared in `dir` or stand for something else now, and cheaper on some filesystems:
+    /// what was removed or moved away may come back.
+    fn sync_arrivals(&self, dir: &Self::Dir) -> io::Result<()>;
     /// Everything on the filesystem that holds `dir` is durable on return.
     fn sync_all(&self, dir: &Self::Dir) -> io::Result<()>;
     /// Whether `sync_all` reports write-back errors and is cheap for batches (a known local filesystem).

@@ -447,7 +447,9 @@ impl<B: Backing> Node<B> {
             other => other?,
         };
         core.touch()?;
-        dir.names.sync(change, || core.backing.sync_dir(&fd).attempt("sync a directory"))
+        dir.names.sync(change, |has_departures| {
+            core.sync_dir(&fd, has_departures).attempt("sync a directory")
+        })
     }
 }
 

@@ -120,8 +120,9 @@ impl<B: Backing> Store<B> {
             return Ok(());
         }
         self.core.touch()?;
-        self.inode_names.sync(upto, || {
-            self.core.backing.sync_dir(&self.core.inodes).attempt("sync .akasha/inodes")
+        self.inode_names.sync(upto, |has_departures| {
+            let synced = self.core.sync_dir(&self.core.inodes, has_departures);
+            synced.attempt("sync .akasha/inodes")
         })
     }
 
@@ -132,8 +133,9 @@ impl<B: Backing> Store<B> {
             return Ok(());
         }
         self.core.touch()?;
-        self.layer_names
-            .sync(upto, || self.core.backing.sync_dir(&self.core.layers).attempt("sync the layers"))
+        self.layer_names.sync(upto, |has_departures| {
+            self.core.sync_dir(&self.core.layers, has_departures).attempt("sync the layers")
+        })
     }
 }
 

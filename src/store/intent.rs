@@ -38,7 +38,7 @@ impl Intent {
         core.backing
             .rename(&core.tmp, &name, &core.control, NAME, RenameMode::Replace)
             .attempt("place an intent")?;
-        core.backing.sync_dir(&core.control).attempt("sync an intent's name")
+        core.backing.sync_arrivals(&core.control).attempt("sync an intent's name")
     }
 
     /// Removes it; a mount that still finds it has nothing left to do.

@@ -42,7 +42,7 @@ impl<B: Backing> Store<B> {
                     Err(error) if has_no_links(&error) => self.copy_layer(fd, backing, older)?,
                     linked => linked.attempt("keep an older layer")?,
                 }
-                core.backing.sync_dir(layers).attempt("sync the layers")?;
+                core.backing.sync_arrivals(layers).attempt("sync the layers")?;
                 return core
                     .backing
                     .rename(tmp, temp, fd, backing, RenameMode::Replace)

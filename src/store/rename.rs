@@ -292,7 +292,7 @@ impl<B: Backing> Store<B> {
         core.backing
             .rename(&from_fd, &old.name, &to_fd, &new.name, RenameMode::NoReplace)
             .attempt("rename")?;
-        let left = from.dir.dir()?.names.count();
+        let left = from.dir.dir()?.names.count_departure();
         let change = to_dir.dir()?.names.count();
         {
             let mut place = node.place.lock();
@@ -521,7 +521,8 @@ impl<B: Backing> Store<B> {
             return refused(error);
         }
         for (node, spot) in [(a, &a_new), (b, &b_new)] {
-            let change = spot.dir.dir()?.names.count();
+            // A name came to each directory, and one left.
+            let change = spot.dir.dir()?.names.count_departure();
             let mut place = node.place.lock();
             place.home = Home::Tree(spot.clone());
             place.link = Some(Link { dir: Arc::clone(&spot.dir), name: spot.name.clone() });

@@ -160,7 +160,7 @@ impl<B: Backing> Store<B> {
                 }
             }
         }
-        let change = dir.dir()?.names.count();
+        let change = dir.dir()?.names.count_departure();
         state.buried.insert(name.into(), change);
         if let Some(inode) = state.take_link(id) {
             self.name_removed(inode, dir, state, change);

@@ -157,7 +157,7 @@ impl<B: Backing> Core<B> {
     }
 
     fn sync_sides(&self) -> Result<()> {
-        self.backing.sync_dir(&self.xattrs).attempt("sync .akasha/xattrs")
+        self.backing.sync_arrivals(&self.xattrs).attempt("sync .akasha/xattrs")
     }
 
     fn read_side(&self, entry: EntryId, side: SideRef) -> Result<XattrMap> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
-use crate::backing::{CallKind, CrashRule, SimDisk};
+use crate::backing::{CallKind, CrashRule, FileKind, SimDisk};
 use crate::clock::SystemClock;
 use crate::crypto::Cipher;
 use crate::entropy::SeededEntropy;
@@ -752,5 +752,66 @@ fn what_dies_right_after_a_sync_stays_until_the_next() {
         let store = mount(&after);
         let d = get(&store, &store.root(), b"d");
         assert!(d.as_ref().is_ok_and(|d| d == b"c" || d == b"d"), "{rule:?}: {d:?}");
+    }
+}
+
+/// Whichever way it left, and although nothing had left the directory before its last sync.
+#[test]
+fn what_left_a_directory_does_not_come_back_after_its_sync() {
+    type Leave = fn(&SimDisk, &Store<SimDisk>, &TestNode);
+    let ways: [(&str, Leave); 8] = [
+        ("unlinked", |_, store, dir| store.unlink(dir, b"file").unwrap()),
+        ("unlinked while open", |_, store, dir| {
+            let node = store.lookup_name(dir, b"file").unwrap();
+            store.open_file(&node, false).unwrap();
+            store.unlink(dir, b"file").unwrap();
+        }),
+        ("moved", |_, store, dir| {
+            store.rename(dir, b"file", &store.root(), b"moved", RenameFlags::Replace).unwrap();
+        }),
+        ("moved within", |_, store, dir| {
+            store.rename(dir, b"file", dir, b"moved", RenameFlags::Replace).unwrap();
+        }),
+        ("replaced", |_, store, dir| {
+            put(store, dir, b"other", b"other");
+            store.rename(dir, b"other", dir, b"file", RenameFlags::Replace).unwrap();
+        }),
+        ("removed", |_, store, dir| store.rmdir(dir, b"dir").unwrap()),
+        ("refused", |disk, store, dir| {
+            disk.fail(1, libc::EIO, |call| call == CallKind::SetAttr);
+            assert!(store.mkdir(dir, b"refused", &NEW).is_err());
+            disk.heal();
+        }),
+        ("damaged", |_, store, dir| {
+            let damaged = names(store, dir).into_iter().find(|name| name.contains("damaged"));
+            store.unlink(dir, damaged.unwrap().as_bytes()).unwrap();
+        }),
+    ];
+    for (way, leave) in ways {
+        let disk = vault();
+        let store = mount(&disk);
+        let dir = store.mkdir(&store.root(), b"d", &NEW).unwrap();
+        store.mkdir(&dir, b"dir", &NEW).unwrap();
+        put(&store, &dir, b"file", b"file");
+        store.close().unwrap();
+        drop((store, dir));
+        let backing = disk.root().unwrap();
+        let shown = disk.list(&backing).unwrap();
+        let inside = shown.into_iter().find(|raw| raw.name.len() > 20 && raw.kind == FileKind::Dir);
+        let inside = String::from_utf8(inside.unwrap().name).unwrap();
+        assert!(disk.plant(format!("{inside}/damaged").as_bytes(), libc::EIO));
+        let store = mount(&disk);
+        let dir = store.lookup_name(&store.root(), b"d").unwrap();
+        assert_eq!(names(&store, &dir).len(), 3);
+        put(&store, &dir, b"kept", b"kept");
+        store.fsync_dir(&dir).unwrap();
+        leave(&disk, &store, &dir);
+        store.fsync_dir(&dir).unwrap();
+        let expected = names(&store, &dir);
+        for (rule, after) in crashes(&disk) {
+            let store = mount(&after);
+            let dir = store.lookup_name(&store.root(), b"d").unwrap();
+            assert_eq!(names(&store, &dir), expected, "{way}, {rule:?}");
+        }
     }
 }

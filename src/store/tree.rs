@@ -265,7 +265,7 @@ impl<B: Backing> Store<B> {
             if changed.is_err() && self.core.backing.rmdir(&fd, &backing.name).is_ok() {
                 let spot =
                     TreeSpot { dir: Arc::clone(dir), name: name.into(), replaces: claim.replaces };
-                let change = dir.dir()?.names.count();
+                let change = dir.dir()?.names.count_departure();
                 // Whose removal is not durable is forgotten by who takes the name after this one: he waits for that.
                 let by = if claim.replaces.is_some() {
                     VacatedBy::Moved
@@ -518,7 +518,7 @@ impl<B: Backing> Store<B> {
                 self.doom(&spot.dir, state, change, &spot.name, Doom::Sides(id));
             }
         }
-        let change = spot.dir.dir()?.names.count();
+        let change = spot.dir.dir()?.names.count_departure();
         self.vacate(state, spot, backing, change, VacatedBy::Removed(id));
         if let Some(node) = live.filter(|node| node.is_gone()) {
             self.discard(node);
@@ -604,7 +604,7 @@ impl<B: Backing> Store<B> {
         if let Some(node) = self.nodes.get(id) {
             node.place.lock().link = None;
         }
-        dir.dir()?.names.count();
+        dir.dir()?.names.count_departure();
         state.map_mut().remove(name);
         self.changed_names(state);
         Ok(())
@@ -655,7 +655,7 @@ impl<B: Backing> Store<B> {
         let fd = spot.dir.dir_fd(core)?;
         let backing = child.entry_at(core, spot);
         remove_empty_dir(core, &fd, &backing.name)?;
-        let change = spot.dir.dir()?.names.count();
+        let change = spot.dir.dir()?.names.count_departure();
         // What waits for the child's names to be gone waits for the child to be gone.
         let orphans: Vec<Doomed> = std::mem::take(&mut locked.of(child).doomed);
         locked.of(child).removed = true;
@@ -702,7 +702,7 @@ impl<B: Backing> Store<B> {
             .attempt("place a sidecar")?;
         // The one sync under a directory's lock: long names are rare.
         core.backing
-            .sync_dir(fd)
+            .sync_arrivals(fd)
             .attempt("sync a sidecar's name")
             .inspect_err(|_| dir.names_failed())
     }

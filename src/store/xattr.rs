@@ -535,7 +535,7 @@ impl<B: Backing> Store<B> {
         let synced = node.at_entry(
             core,
             |dir, at| match at {
-                At::This => core.backing.sync_dir(dir),
+                At::This => core.backing.sync_arrivals(dir),
                 At::Name(name) => core.backing.open_temp(dir, name)?.sync(),
             },
             "sync attributes",

@@ -28,6 +28,7 @@ MOUNTS, RARE, POWER = ("cuts", "a_mount_that"), ("cuts", "a_rare_order"), ("powe
 RANDOM, NAMED = ("cuts", "a_cut_in_a_random"), ("cuts", "a_cut_around_a_first_name")
 EXCHANGE = ("cuts", "a_cut_around_an_exchange")
 RESCUE, VAULT, REPAIR = ("lib", "store::tests::rescue"), ("lib", "store::vault"), ("lib", "store::tests::repair")
+LEFT = ("lib", "what_left_a_directory_does")
 EVERYTHING = [CUTS, LINKS, RARE, NAMED, EXCHANGE, RANDOM, FAULTS, MOUNTS, POWER, ("lib", "store::")]
 
 
@@ -90,7 +91,7 @@ MUTANTS = {
     "the interval's commit syncs no names": ("commit.rs",
         "if let Err(error) = self.sync_paths(nodes) {", "if let Err(error) = Ok::<(), StoreError>(drop(nodes)) {", [cut("save")]),
     "without exchange the older layer's name is not synced": ("keep.rs",
-        '                core.backing.sync_dir(layers).attempt("sync the layers")?;\n', "", [cut("mapped without exchange")]),
+        '                core.backing.sync_arrivals(layers).attempt("sync the layers")?;\n', "", [cut("mapped without exchange")]),
     "without exchange the old top gets no second name": ("keep.rs",
         "match core.backing.link(fd, backing, layers, older) {", "match Ok::<(), std::io::Error>(()) {",
         [cut("mapped without exchange")]),
@@ -140,6 +141,23 @@ MUTANTS = {
         "                source.sync_names_plainly(core, *change)?;\n", "                let _ = (source, change);\n", [cut("directories")]),
     "moves in a circle are not synced at once": ("dir.rs",
         "            core.sync_all_names()?;\n", "            let _ = &core.root;\n", [CUTS, RANDOM]),
+    "a sync makes arrivals durable alone": ("sync_all.rs",
+        "if has_departures { self.backing.sync_dir(dir) }", "if has_departures && false { self.backing.sync_dir(dir) }", [LEFT]),
+    "a move is counted as an arrival": ("rename.rs",
+        "let left = from.dir.dir()?.names.count_departure();", "let left = from.dir.dir()?.names.count();", [LEFT]),
+    "a removal is counted as an arrival": ("tree.rs",
+        "names.count_departure();\n        self.vacate(state, spot, backing, change, VacatedBy::Removed(id));",
+        "names.count();\n        self.vacate(state, spot, backing, change, VacatedBy::Removed(id));", [LEFT]),
+    "the removal of a directory is counted as an arrival": ("tree.rs",
+        "names.count_departure();\n        // What waits", "names.count();\n        // What waits", [LEFT]),
+    "the removal of what is damaged is counted as an arrival": ("tree.rs",
+        "names.count_departure();\n        state.map_mut()", "names.count();\n        state.map_mut()", [LEFT]),
+    "the removal of a refused directory is counted as an arrival": ("tree.rs",
+        "                let change = dir.dir()?.names.count_departure();", "                let change = dir.dir()?.names.count();", [LEFT]),
+    "the removal of what is dead is counted as an arrival": ("settle.rs",
+        "let change = dir.dir()?.names.count_departure();", "let change = dir.dir()?.names.count();", [cut("replace")]),
+    "nothing has left a directory before the mount": ("gate.rs",
+        "State { departure: 1, ..State::default() }", "State::default()", [lib("store::gate")]),
     "a name that was moved away is taken at once": ("claim.rs",
         "            Err(Blocked::Sync(Arc::clone(dir), *change))\n",
         "            let _ = change;\n            Ok(Claim { replaces: None, dies: None })\n", [cut("replace"), RARE]),
@@ -162,7 +180,7 @@ MUTANTS = {
     "a sidecar is not synced": ("tree.rs",
         '        temp.sync().attempt("sync a sidecar")?;\n', "", [cut("long names")]),
     "a sidecar's name is not synced": ("tree.rs",
-        '            .sync_dir(fd)\n            .attempt("sync a sidecar\'s name")', '            .stat(fd, crate::backing::At::This)\n'
+        '            .sync_arrivals(fd)\n            .attempt("sync a sidecar\'s name")', '            .stat(fd, crate::backing::At::This)\n'
         '            .map(drop)\n            .attempt("sync a sidecar\'s name")', [cut("long names")]),
     # ---- attributes
     "fsync syncs no attributes": ("commit.rs",
@@ -174,7 +192,7 @@ MUTANTS = {
         "            file.sync()?;\n            self.backing.rename(&self.tmp", "            self.backing.rename(&self.tmp",
         [lib("store::tests::sides")]),
     "a side object's name is not synced": ("sides.rs",
-        '        self.backing.sync_dir(&self.xattrs).attempt("sync .akasha/xattrs")\n', "        Ok(())\n",
+        '        self.backing.sync_arrivals(&self.xattrs).attempt("sync .akasha/xattrs")\n', "        Ok(())\n",
         [lib("store::tests::sides")]),
     "a side object goes before the reference to the next one is durable": ("sides.rs",
         "        self.sync_attr(node)?;\n        self.sync_path(node)?;\n        if work.inline",
@@ -201,7 +219,7 @@ MUTANTS = {
     "an intent is not synced": ("intent.rs",
         '        temp.sync().attempt("sync an intent")?;\n', "", [cut("exchange")]),
     "an intent's name is not synced": ("intent.rs",
-        '        core.backing.sync_dir(&core.control).attempt("sync an intent\'s name")', "        Ok(())", [EXCHANGE]),
+        '        core.backing.sync_arrivals(&core.control).attempt("sync an intent\'s name")', "        Ok(())", [EXCHANGE]),
     "an intent's removal is not synced": ("intent.rs",
         '        core.backing.sync_dir(&core.control).attempt("sync an intent\'s removal")', "        Ok(())",
         [EXCHANGE]),

@@ -20,6 +20,17 @@ impl SimDisk {
         self.shared.enter(kind, name)
     }
 
+    fn sync_names(&self, dir: &SimDir, sync: fn(&mut Tree, Ino)) -> io::Result<()> {
+        if let Some(mut state) = self.shared.enter_sync(CallKind::SyncDir, |_| {})? {
+            sync(&mut state.tree, dir.ino());
+        }
+        let then = self.shared.after_sync_dir.lock().take();
+        if let Some(then) = then {
+            then();
+        }
+        Ok(())
+    }
+
     fn resolve(tree: &Tree, dir: &SimDir, at: At<'_>) -> io::Result<Ino> {
         match at {
             At::This => Ok(dir.ino()),
@@ -186,14 +197,11 @@ impl Backing for SimDisk {
     }
 
     fn sync_dir(&self, dir: &SimDir) -> io::Result<()> {
-        if let Some(mut state) = self.shared.enter_sync(CallKind::SyncDir, |_| {})? {
-            state.tree.sync_dir(dir.ino());
-        }
-        let then = self.shared.after_sync_dir.lock().take();
-        if let Some(then) = then {
-            then();
-        }
-        Ok(())
+        self.sync_names(dir, Tree::sync_dir)
+    }
+
+    fn sync_arrivals(&self, dir: &SimDir) -> io::Result<()> {
+        self.sync_names(dir, Tree::sync_arrivals)
     }
 
     fn sync_all(&self, _dir: &SimDir) -> io::Result<()> {

@@ -76,6 +76,15 @@ impl Log {
         self.by_dir.get(&dir).map_or_else(Vec::new, |items| items.iter().copied().collect())
     }
 
+    /// Those of them that give a name in `dir` to something.
+    pub(super) fn arrivals_in_dir(&self, dir: Ino) -> Vec<u64> {
+        let arrives = |edit: &Edit| edit.dir == dir && edit.to.is_some();
+        self.in_dir(dir)
+            .into_iter()
+            .filter(|item| self.items[item].edits.iter().any(arrives))
+            .collect()
+    }
+
     /// The last move of a directory, and the number of the one that is about to be pushed.
     pub(super) fn order_dir_move(&mut self) -> Vec<u64> {
         let previous = std::mem::replace(&mut self.last_dir_move, self.next + 1);

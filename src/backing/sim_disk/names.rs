@@ -244,7 +244,15 @@ impl Tree {
 
     /// fsync of a directory: its names and attributes, and on some filesystems more.
     pub(super) fn sync_dir(&mut self, dir: Ino) {
-        let items = self.log.in_dir(dir);
+        self.sync_names(dir, self.log.in_dir(dir));
+    }
+
+    /// As [`Tree::sync_dir`], without the names that only went.
+    pub(super) fn sync_arrivals(&mut self, dir: Ino) {
+        self.sync_names(dir, self.log.arrivals_in_dir(dir));
+    }
+
+    fn sync_names(&mut self, dir: Ino, items: Vec<u64>) {
         let settled = self.log.settle(items);
         self.make_safe(&settled);
         self.settle_attr(dir);

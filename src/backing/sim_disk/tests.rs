@@ -290,6 +290,33 @@ fn a_directory_is_not_gone_before_what_left_it_arrived() {
 }
 
 #[test]
+fn a_sync_of_arrivals_leaves_what_left_to_chance() {
+    let disk = SimDisk::new();
+    let root = disk.root().unwrap();
+    let (dir, to) = (make_dir(&disk, b"dir"), make_dir(&disk, b"to"));
+    for name in [&b"moved"[..], b"unlinked", b"replaced", b"again"] {
+        put(&disk, &dir, name, b"old").sync().unwrap();
+    }
+    disk.sync_all(&root).unwrap();
+    put(&disk, &dir, b"new", b"new").sync().unwrap();
+    disk.rename(&dir, b"new", &dir, b"replaced", RenameMode::Replace).unwrap();
+    disk.rename(&dir, b"moved", &to, b"moved", RenameMode::Replace).unwrap();
+    disk.unlink(&dir, b"unlinked").unwrap();
+    disk.unlink(&dir, b"again").unwrap();
+    put(&disk, &dir, b"again", b"new").sync().unwrap();
+    disk.sync_arrivals(&dir).unwrap();
+    disk.sync_arrivals(&to).unwrap();
+    let worst = disk.crash(&CrashRule::NothingUnsynced);
+    let found = |path: &str| worst.read_path(path.as_bytes()).unwrap();
+    assert_eq!((found("dir/moved"), found("to/moved")), (b"old".to_vec(), b"old".to_vec()));
+    assert_eq!(found("dir/unlinked"), b"old");
+    assert_eq!((found("dir/replaced"), found("dir/again")), (b"new".to_vec(), b"new".to_vec()));
+    disk.sync_dir(&dir).unwrap();
+    let worst = disk.crash(&CrashRule::NothingUnsynced);
+    assert!(worst.read_path(b"dir/moved").is_none() && worst.read_path(b"dir/unlinked").is_none());
+}
+
+#[test]
 fn moved_directories_never_hang_in_the_air() {
     let disk = SimDisk::new();
     let root = disk.root().unwrap();
